@@ -1,0 +1,101 @@
+"""
+Every error the engine raises on purpose. It must not know who raises them.
+
+* QuotaError
+  x QuotaInsufficientError    the quota cannot pay; nothing changed
+  x InvalidAmountError        not a whole number the engine can count (also a ValueError)
+  x InvalidArgumentError      any other argument that cannot be meant (also a ValueError)
+  x GrantNotFoundError        no such grant in this quota
+  x HoldNotFoundError         never placed
+  x HoldClosedError           captured, released or expired; it cannot be extended any more
+  x IdempotencyConflictError  the same operation id came back with other arguments
+  x PricingNotFoundError      no price for what was used
+  x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
+  x BackpressureError         too much waits to be persisted; new holds are refused for a while
+  x EngineUnavailableError    Redis, PostgreSQL or the shard cannot answer now
+  x EngineFault               a bug or an incompatible deployment; page someone
+
+Refusals carry their numbers as attributes. An unknown answer is a fault, never a yes.
+"""
+
+from __future__ import annotations
+
+
+class QuotaError(Exception):
+    """Base class of every error the engine raises on purpose."""
+
+
+class QuotaInsufficientError(QuotaError):
+    """
+    The quota cannot pay that much. Nothing was changed.
+
+    ``required`` and ``available`` are units of the quota type; ``available`` is what could have
+    been admitted.
+    """
+
+    def __init__(self, account: str, quota_type: str, *, required: int, available: int) -> None:
+        super().__init__(
+            f"{account} has {available} {quota_type} available, {required} required"
+        )
+        self.account = account
+        self.quota_type = quota_type
+        self.required = required
+        self.available = available
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_insufficient, (
+            self.account,
+            self.quota_type,
+            self.required,
+            self.available,
+        )
+
+
+def _rebuild_insufficient(
+    account: str, quota_type: str, required: int, available: int
+) -> QuotaInsufficientError:
+    return QuotaInsufficientError(account, quota_type, required=required, available=available)
+
+
+class InvalidArgumentError(QuotaError, ValueError):
+    """An argument that cannot be meant: says what was wrong and what was expected."""
+
+
+class InvalidAmountError(InvalidArgumentError):
+    """Not a whole number of units between 1 and 2**53 - 1."""
+
+
+class GrantNotFoundError(QuotaError):
+    """No such grant in this quota."""
+
+
+class HoldNotFoundError(QuotaError):
+    """Neither Redis nor the ledger has ever seen this hold."""
+
+
+class HoldClosedError(QuotaError):
+    """The hold was captured, released or expired, and cannot be extended any more."""
+
+
+class IdempotencyConflictError(QuotaError):
+    """The same operation id was used before with other arguments. Nothing was changed."""
+
+
+class PricingNotFoundError(QuotaError):
+    """No price is in force for something that was used."""
+
+
+class QuotaFrozenError(QuotaError):
+    """The quota's log is in doubt: it takes captures and releases, but no new holds or debits."""
+
+
+class BackpressureError(QuotaError):
+    """Too many entries wait to be persisted: new holds are refused until the drain catches up."""
+
+
+class EngineUnavailableError(QuotaError):
+    """Redis, PostgreSQL or the shard cannot answer now. The message says what to do."""
+
+
+class EngineFault(QuotaError):
+    """Something answered in a way that only a bug or a foreign deployment explains."""

@@ -1,0 +1,190 @@
+"""
+Entries as text: what one numbered line of a quota's log says, on its way and in the ledger.
+
+An outbox entry has two fields: ``entry``, the lines below joined by newlines, and ``chain``, the
+hash that ties it to all entries before it. The persister stores every line, so the same bytes, and
+with them the same chain, can be computed again from SQL. It must not know where entries come from.
+
+The lines, in order::
+
+    format        "1"
+    kind          what happened: hold.placed, quota.debited ...
+    quota         <account>|<quota type>
+    version       1, 2, 3 ... of this quota, no gaps
+    at_ms         the instant of the decision
+    operation_id  unique per quota
+    fingerprint   hash of the operation's arguments; empty where the engine itself acted
+    amount        units: issued, held (the total), captured, debited, expired ...
+    delta         change of the balance
+    held_delta    change of held
+    balance       after this entry
+    held          after this entry
+    debt          after this entry
+    shortfall     charged but not collectable
+    subject       the hold or grant it is about, or empty
+    flags         words: "late", "part", "used" ...
+    terms         grant.issued: priority starts_at expires_at created_at (ms);
+                  hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit
+    movements     triples: grant id, change of its remaining, change of what holds reserve of it
+    details       JSON of the caller: reference, description, source, usage ...
+
+For every entry: sum of both changes over all movements - change of debt = delta.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+from quota_engine.amounts import AMOUNT_MAX
+from quota_engine.keys import QuotaName
+
+FORMAT = "1"
+#: The chain before a quota's first entry.
+GENESIS = "0" * 40
+#: ``expires_at`` of what never ends, and a limit that is none.
+NEVER_MS = AMOUNT_MAX
+UNLIMITED = "unlimited"
+
+GRANT_ISSUED = "grant.issued"
+GRANT_STARTED = "grant.started"
+GRANT_EXPIRED = "grant.expired"
+GRANT_VOIDED = "grant.voided"
+HOLD_PLACED = "hold.placed"
+HOLD_EXTENDED = "hold.extended"
+HOLD_CAPTURED = "hold.captured"
+HOLD_RELEASED = "hold.released"
+HOLD_EXPIRED = "hold.expired"
+QUOTA_DEBITED = "quota.debited"
+OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
+
+KINDS = frozenset(
+    {
+        GRANT_ISSUED,
+        GRANT_STARTED,
+        GRANT_EXPIRED,
+        GRANT_VOIDED,
+        HOLD_PLACED,
+        HOLD_EXTENDED,
+        HOLD_CAPTURED,
+        HOLD_RELEASED,
+        HOLD_EXPIRED,
+        QUOTA_DEBITED,
+        OVERDRAFT_LIMIT_SET,
+    }
+)
+
+
+class MalformedEntryError(Exception):
+    """The bytes are no entry: which line is wrong, and how."""
+
+
+class UnknownFormatError(Exception):
+    """An entry of a format version that this release does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What one entry changed of one grant: its remaining, and what holds reserve of it."""
+
+    grant_id: str
+    remaining: int
+    reserved: int
+
+    @property
+    def consumed(self) -> int:
+        """Units that left the grant for good."""
+        return -(self.remaining + self.reserved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One numbered line of a quota's log. Field order is line order."""
+
+    format: str
+    kind: str
+    quota: str
+    version: int
+    at_ms: int
+    operation_id: str
+    fingerprint: str
+    amount: int
+    delta: int
+    held_delta: int
+    balance: int
+    held: int
+    debt: int
+    shortfall: int
+    subject: str
+    flags: str
+    terms: str
+    movements: tuple[Movement, ...]
+    details: str
+
+    @property
+    def name(self) -> QuotaName:
+        """The account and quota type this entry is about."""
+        return QuotaName.parse(self.quota)
+
+    def text(self) -> str:
+        """Return the exact text that the chain was computed over."""
+        lines = [
+            movements_text(value) if name == "movements" else str(value)
+            for name, value in ((field, getattr(self, field)) for field in _LINES)
+        ]
+        return "\n".join(lines)
+
+
+_LINES = tuple(field.name for field in fields(Entry))
+_NUMBERS = frozenset(
+    {"version", "at_ms", "amount", "delta", "held_delta", "balance", "held", "debt", "shortfall"}
+)
+
+
+def movements_text(movements: tuple[Movement, ...]) -> str:
+    """Return movements as one line: ``grant remaining reserved grant remaining reserved ...``."""
+    return " ".join(f"{move.grant_id} {move.remaining} {move.reserved}" for move in movements)
+
+
+def parse_movements(text: str) -> tuple[Movement, ...]:
+    """Return the movements of one line."""
+    words = text.split(" ") if text else []
+    if len(words) % 3:
+        raise MalformedEntryError(f"movements are triples, not {len(words)} words")
+    triples = zip(words[::3], words[1::3], words[2::3], strict=True)
+    return tuple(Movement(grant_id, int(rest), int(kept)) for grant_id, rest, kept in triples)
+
+
+def parse_entry(text: str) -> Entry:
+    """
+    Return the entry that ``text`` says.
+
+    Raises ``UnknownFormatError`` for another format version, ``MalformedEntryError`` for bytes
+    that are no entry at all.
+    """
+    lines = text.split("\n")
+    if lines[0] != FORMAT:
+        if lines[0].isdecimal():
+            raise UnknownFormatError(f"entry format {lines[0]}; this release reads {FORMAT}")
+        raise MalformedEntryError("the first line is no format version")
+    if len(lines) != len(_LINES):
+        raise MalformedEntryError(f"{len(lines)} lines instead of {len(_LINES)}")
+    values: dict[str, object] = {}
+    try:
+        for name, line in zip(_LINES, lines, strict=True):
+            if name in _NUMBERS:
+                values[name] = int(line)
+            elif name == "movements":
+                values[name] = parse_movements(line)
+            else:
+                values[name] = line
+    except ValueError as error:
+        raise MalformedEntryError(f"line {name!r}: {error}") from error
+    if values["kind"] not in KINDS:
+        raise MalformedEntryError(f"unknown kind {values['kind']!r}")
+    return Entry(**values)  # type: ignore[arg-type]
+
+
+def next_chain(chain: str, text: str) -> str:
+    """Return the chain after an entry: SHA-1 over the chain before it, a newline and its text."""
+    return hashlib.sha1(f"{chain}\n{text}".encode(), usedforsecurity=False).hexdigest()
