@@ -1,0 +1,1 @@
+"""Quotas for large-model APIs: Redis decides, PostgreSQL remembers."""
