@@ -1,0 +1,1 @@
+"""The atomic scripts, one per command. Read by ``quota_engine.scripts``."""

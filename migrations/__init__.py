@@ -1,0 +1,1 @@
+"""Alembic migrations: they run from a wheel as well as from a checkout."""

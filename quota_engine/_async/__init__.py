@@ -1,0 +1,1 @@
+"""The carriers, as they are written: everything here may wait."""

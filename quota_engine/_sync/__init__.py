@@ -1,0 +1,1 @@
+"""The carriers without await, generated from ``_async`` by tools/unasync.py."""

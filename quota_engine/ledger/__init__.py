@@ -1,0 +1,1 @@
+"""What PostgreSQL remembers: tables, and the questions asked of them."""

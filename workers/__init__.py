@@ -1,0 +1,1 @@
+"""RQ shells over ``quota_engine.jobs``, and the worker process."""
