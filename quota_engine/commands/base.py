@@ -29,6 +29,8 @@ class Context:
     epoch: int
     #: The client's clock in milliseconds, or None: the server's.
     now_ms: int | None = None
+    horizon_ms: int = 900_000
+    due_max: int = 32
 
     @property
     def now(self) -> Argument:

@@ -1,0 +1,100 @@
+#!lua flags=allow-oom
+--[[
+capture_hold: turn a hold into a charge for what was really used.
+
+Keeps what was used of the covered part in burn-down order and gives the rest back to the grants it
+came from, last taken first; what belongs to a grant that has ended ends with it, as an entry of its
+own. What the covered part can't pay comes from the then-live grants, then becomes debt up to the
+overdraft limit; the rest is shortfall. Never denied: the call has been made. A hold that is no longer
+open (released, expired) is charged late, once, under its own capture id. With `is_final` = 0 a part is
+taken and the rest stays held.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch         the epoch the caller knows
+   2 quota_name    <account>|<quota type>
+   3 now_ms        milliseconds, or "" for the server clock
+   4 horizon_ms    milliseconds an operation is remembered
+   5 due_max       changes that may be applied on the way
+   6 hold_id       the hold
+   7 operation_id  unique per quota
+   8 fingerprint   hash of the operation's arguments
+   9 amount        units used; 0 charges nothing and closes the hold
+  10 is_final      1: close the hold; 0: keep the rest held
+  11 is_known      1: the ledger knows the hold, charge late
+  12 details       JSON of the caller, kept with the entry
+
+RETURNS
+  CAPTURED  fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+
+ERRORS                          (in the order they are checked)
+  FENCED                another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
+  CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  HOLD_NOT_FOUND        not open and not remembered: ask the ledger
+]]
+--- @include "lib/quotas"
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local is_final, is_known, details = ARGV[10], ARGV[11], ARGV[12]
+
+local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
+local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, operation_id)
+if remembered then
+  return operations.replay(state, operation_id, fingerprint, remembered)
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local hold = holds.get(state, hold_id)
+local is_late = not hold
+if is_late and is_known ~= "1" and not operations.recall(state, hold_id)
+    and not operations.recall(state, hold_id .. ":release")
+    and not operations.recall(state, hold_id .. ":expire") then
+  return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
+end
+
+local rest = amount
+if hold then
+  local closes = is_final == "1"
+  if closes then
+    holds.lose_ended(state, hold, amount, state.now)
+  end
+  rest = amount - holds.consume(state, hold, amount)
+  if closes then
+    holds.close(state, hold)
+  else
+    local part = math.min(amount, hold.amount)
+    hold.amount, state.held = hold.amount - part, state.held - part
+    holds.keep(state, hold)
+  end
+end
+local shortfall = quotas.charge(state, rest)
+local answer = entries.add(state, {
+  kind = "hold.captured", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+  amount = amount, shortfall = shortfall, subject = hold_id,
+  flags = is_late and "late" or is_final ~= "1" and "part" or "", details = details,
+})
+operations.remember(state, operation_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("CAPTURED", answer)

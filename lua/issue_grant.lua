@@ -1,0 +1,111 @@
+#!lua
+--[[
+issue_grant: put quota in.
+
+A grant is live from `starts_at` (at once when that has come) until `expires_at`, exactly. What flows in
+pays debt first. The grant's id is the operation id.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch        the epoch the caller knows
+   2 quota_name   <account>|<quota type>
+   3 now_ms       milliseconds, or "" for the server clock
+   4 horizon_ms   milliseconds an operation is remembered
+   5 due_max      changes that may be applied on the way
+   6 grant_id     unique per quota
+   7 fingerprint  hash of the operation's arguments
+   8 amount       units
+   9 priority     whole number, least pays first
+  10 starts_at    ms, or 0 for now
+  11 expires_at   ms, 2^53 - 1 for never
+  12 grants_max   grants that one quota may have
+  13 details      JSON of the caller, kept with the entry
+
+RETURNS
+  ISSUED    fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+
+ERRORS                          (in the order they are checked)
+  FENCED                another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
+  QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  GRANT_ENDED           it would end before it starts, or has ended already
+  GRANT_EXISTS          a grant of this id is in the quota
+  TOO_MANY_GRANTS       the quota has grants_max grants
+  AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
+]]
+--- @include "lib/quotas"
+
+-- version, chain, sums, limits, head: what the hash holds beside its grants.
+local FIXED_FIELDS = 11
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local grant_id, fingerprint, amount, priority = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local starts_at, expires_at, grants_max, details = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
+
+local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
+local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, grant_id)
+if remembered then
+  return operations.replay(state, grant_id, fingerprint, remembered)
+end
+if state.frozen ~= "" then
+  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local begins = starts_at > 0 and starts_at or state.now
+if expires_at <= begins or expires_at <= state.now then
+  return redis.error_reply("GRANT_ENDED expires_at is " .. amounts.text(expires_at))
+elseif grants.get(state, grant_id) then
+  return redis.error_reply("GRANT_EXISTS " .. grant_id)
+elseif redis.call("HLEN", quota_key) >= grants_max + FIXED_FIELDS then
+  return redis.error_reply("TOO_MANY_GRANTS the quota has " .. amounts.text(grants_max))
+elseif state.remaining + state.covered + state.pending + amount > amounts.MAX then
+  return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")
+end
+
+local grant = {
+  id = grant_id, remaining = 0, reserved = 0, priority = priority, starts_at = begins,
+  expires_at = expires_at, created_at = state.now, state = "l", next = "",
+}
+state.grants[grant_id] = grant
+if begins > state.now then
+  grant.state, grant.remaining = "p", amount
+  state.pending = state.pending + amount
+  grants.touch(state, grant)
+  quotas.expect(state, "b:" .. grant_id, begins)
+else
+  grants.give(state, grant, amount, 0)
+end
+if grant.remaining > 0 then
+  quotas.expect(state, "c:" .. grant_id, expires_at)
+end
+local answer = entries.add(state, {
+  kind = "grant.issued", at = state.now, operation_id = grant_id, fingerprint = fingerprint, amount = amount,
+  subject = grant_id, details = details, terms = table.concat({
+    amounts.text(priority), amounts.text(begins), amounts.text(expires_at), amounts.text(state.now),
+  }, " "),
+})
+operations.remember(state, grant_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("ISSUED", answer)

@@ -1,0 +1,53 @@
+--[[
+operations: remember what an operation was answered, so that a repeat has no second effect.
+
+Two hashes per quota, for even and odd periods of the horizon, by the server's clock. The current
+one is written, both are read; each lives until the end of the period after its own, so every
+operation is remembered for at least one horizon, and forgetting costs no script anything.
+]]
+--- @include "lib/amounts"
+local operations = {}
+
+local function current_key(state)
+  return math.floor(state.server_now / state.horizon) % 2 == 0 and state.keys.ops0 or state.keys.ops1
+end
+
+-- The remembered answer's lines joined by newlines, or nil. What this very script did counts too.
+function operations.recall(state, operation_id)
+  for place = 1, #state.answers, 2 do
+    if state.answers[place] == operation_id then
+      return state.answers[place + 1]
+    end
+  end
+  return redis.call("HGET", state.keys.ops0, operation_id) or redis.call("HGET", state.keys.ops1, operation_id) or nil
+end
+
+-- Keep an answer (a list of lines); written by the script's commit.
+function operations.remember(state, operation_id, answer)
+  state.answers[#state.answers + 1] = operation_id
+  state.answers[#state.answers + 1] = table.concat(answer, "\n")
+end
+
+function operations.save(state)
+  if #state.answers > 0 then
+    local key = current_key(state)
+    redis.call("HSET", key, unpack(state.answers))
+    local ends = (math.floor(state.server_now / state.horizon) + 2) * state.horizon
+    redis.call("PEXPIREAT", key, amounts.text(ends), "NX")
+  end
+end
+
+-- The reply to a repeat: the first answer, or an error if the arguments are others now.
+function operations.replay(state, operation_id, fingerprint, remembered)
+  if redis.call("EXISTS", state.keys.outbox) == 0 then
+    return redis.error_reply("FENCED the outbox is gone")
+  end
+  local reply = { "REPLAYED" }
+  for line in string.gmatch(remembered .. "\n", "([^\n]*)\n") do
+    reply[#reply + 1] = line
+  end
+  if reply[2] ~= fingerprint then
+    return redis.error_reply("IDEMPOTENCY_CONFLICT " .. operation_id)
+  end
+  return reply
+end

@@ -1,0 +1,90 @@
+#!lua
+--[[
+place_hold: set quota aside before the price of a call is known.
+
+The balance does not move. `held` rises, so that no other call can spend the same units, until the
+hold is captured, released or expires, exactly at its instant. Grants are burned at once and the hold
+remembers which; what only the overdraft limit admits stays uncovered. The hold's id is the operation
+id.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch        the epoch the caller knows
+   2 quota_name   <account>|<quota type>
+   3 now_ms       milliseconds, or "" for the server clock
+   4 horizon_ms   milliseconds an operation is remembered
+   5 due_max      changes that may be applied on the way
+   6 hold_id      unique per quota
+   7 fingerprint  hash of the operation's arguments
+   8 amount       units
+   9 ttl_ms       milliseconds from now
+  10 details      JSON of the caller, kept with the entry
+
+RETURNS
+  PLACED    fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+  DENIED    what could have been admitted, in units
+
+ERRORS                          (in the order they are checked)
+  FENCED                another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  IDEMPOTENCY_CONFLICT  this id came before with other arguments, or its hold is still open
+  QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  CATCH_UP              more than due_max changes are due: run catch_up, then retry
+]]
+--- @include "lib/quotas"
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local hold_id, fingerprint, amount, ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
+local details = ARGV[10]
+
+local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
+local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, hold_id)
+if remembered then
+  return operations.replay(state, hold_id, fingerprint, remembered)
+end
+if holds.get(state, hold_id) then
+  return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
+end
+if state.frozen ~= "" then
+  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local spendable = quotas.spendable(state)
+if amount > spendable then
+  return { "DENIED", amounts.text(math.max(spendable, 0)) }
+end
+
+local expires_at = state.now + ttl_ms
+local allocations, covered = grants.take(state, math.min(amount, state.remaining), true)
+state.held = state.held + amount
+holds.keep(state, {
+  id = hold_id, amount = amount, covered = covered, expires_at = expires_at, allocations = allocations,
+})
+quotas.expect(state, "a:" .. hold_id, expires_at)
+local answer = entries.add(state, {
+  kind = "hold.placed", at = state.now, operation_id = hold_id, fingerprint = fingerprint, amount = amount,
+  subject = hold_id, terms = amounts.text(expires_at), details = details,
+})
+operations.remember(state, hold_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("PLACED", answer)

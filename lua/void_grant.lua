@@ -1,0 +1,79 @@
+#!lua
+--[[
+void_grant: cancel what remains of a grant.
+
+Not retroactive: what was used stays used, and what open holds reserve of it stays with them; it is
+voided when they give it back. A grant that has not started is cancelled whole.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch         the epoch the caller knows
+   2 quota_name    <account>|<quota type>
+   3 now_ms        milliseconds, or "" for the server clock
+   4 horizon_ms    milliseconds an operation is remembered
+   5 due_max       changes that may be applied on the way
+   6 operation_id  unique per quota
+   7 fingerprint   hash of the operation's arguments
+   8 grant_id      the grant
+   9 details       JSON of the caller, kept with the entry
+
+RETURNS
+  VOIDED    fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+
+ERRORS                          (in the order they are checked)
+  FENCED                another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
+  QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  GRANT_NOT_FOUND       no such grant, or nothing of it is left
+]]
+--- @include "lib/quotas"
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local operation_id, fingerprint, grant_id, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
+local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, operation_id)
+if remembered then
+  return operations.replay(state, operation_id, fingerprint, remembered)
+end
+if state.frozen ~= "" then
+  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local grant = grants.get(state, grant_id)
+if not grant or grant.state == "e" or grant.state == "v" then
+  return redis.error_reply("GRANT_NOT_FOUND " .. grant_id)
+end
+
+state.changes["b:" .. grant_id] = grant.state == "p" and amounts.MAX or nil
+state.changes["c:" .. grant_id] = grant.expires_at < amounts.MAX and amounts.MAX or nil
+local lost = grants.finish(state, grant, "v")
+local answer = entries.add(state, {
+  kind = "grant.voided", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+  amount = lost, subject = grant_id, details = details,
+})
+operations.remember(state, operation_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("VOIDED", answer)

@@ -1,0 +1,116 @@
+"""
+Settings: one frozen object. Read from the environment (``QUOTA_ENGINE_*``) at the doors only.
+
+Each field says its unit, what it means and why its default is what it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from quota_engine.ids import checked_quota_type
+
+BUILT_IN_QUOTA_TYPES = ("text_token", "image", "audio", "video", "credit")
+
+
+class Settings(BaseSettings):
+    """How one process talks to its deployment."""
+
+    model_config = SettingsConfigDict(env_prefix="QUOTA_ENGINE_", frozen=True, extra="ignore")
+
+    redis_url: str | None = Field(
+        None, description="Redis or Valkey of the balances; unset: the home's own server."
+    )
+    database_url: str | None = Field(
+        None, description="PostgreSQL of the ledger; unset: the home's own server."
+    )
+    rq_redis_url: str | None = Field(
+        None, description="Redis of the RQ queues; unset: the one of the balances."
+    )
+    home: Path = Field(
+        Path("~/.quota-engine"), description="Folder of the servers that the engine starts itself."
+    )
+    shards: int = Field(
+        8,
+        ge=1,
+        le=100,
+        description="Outboxes over which accounts are spread; fixed at the first start. Eight keep "
+        "two cores busy and idle polling cheap.",
+    )
+    quota_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Own quota types beside the built-in ones, separated by commas."
+    )
+    hold_ttl_seconds: float = Field(
+        120, gt=0, le=86_400, description="Life of a hold that names none: two minutes outlive most calls."
+    )
+    horizon_seconds: int = Field(
+        900,
+        ge=60,
+        le=86_400,
+        description="How long Redis remembers an operation id, at least. Retries come within minutes.",
+    )
+    due_max: int = Field(
+        32, ge=1, le=1000, description="Changes (starts, expiries) that one call applies on its way."
+    )
+    grants_max: int = Field(
+        5_000, ge=1, le=50_000, description="Unspent grants that one quota may have."
+    )
+    connect_timeout_seconds: float = Field(
+        2.0, gt=0, le=60, description="Wait for a connection to Redis or PostgreSQL."
+    )
+    socket_timeout_seconds: float = Field(
+        2.0, gt=0, le=60, description="Wait for one answer of Redis; scripts take microseconds."
+    )
+    call_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=600,
+        description="Wait for one engine call, retries, hydration and a reopening gate included.",
+    )
+    connections_max: int = Field(
+        20, ge=1, le=1000, description="Connections of one client to Redis; about 20 measured best."
+    )
+    persist_batch_max: int = Field(
+        2_000, ge=1, le=50_000, description="Entries that one transaction persists."
+    )
+    trim_after_seconds: float = Field(
+        60,
+        ge=0,
+        description="How long persisted entries stay in the outbox, so that a PostgreSQL that lost "
+        "its last commits can be fed again.",
+    )
+    trim_keep_max: int = Field(
+        100_000, ge=0, description="Persisted entries that one outbox keeps at most: about 40 MB."
+    )
+    unload_after_seconds: float = Field(
+        3_600, ge=0, description="Idle time after which a drained quota leaves Redis."
+    )
+    reconcile_every_seconds: float = Field(
+        300, gt=0, description="Time between two reconciliations by the workers."
+    )
+
+    @field_validator("quota_types", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            value = tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("quota_types")
+    @classmethod
+    def _legal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(checked_quota_type(name) for name in value)
+
+    @property
+    def horizon_ms(self) -> int:
+        """The horizon in milliseconds."""
+        return self.horizon_seconds * 1000
+
+    @property
+    def known_quota_types(self) -> frozenset[str]:
+        """Every quota type that this deployment uses. ``credit_<currency>`` always counts."""
+        return frozenset(BUILT_IN_QUOTA_TYPES + self.quota_types)
