@@ -24,7 +24,7 @@ floors: ## imports point only down
 	./run check floors
 
 generate: ## write quota_engine/_sync from quota_engine/_async
-	./run python tools/unasync.py
+	./run python -m tools.unasync
 
 generated-check: ## the generated files are the ones that generate would write
 	./run check generated
@@ -42,13 +42,13 @@ faults: ## the fault matrix: real processes killed, cut and rolled back
 	./run test tests/faults
 
 mutants: ## every seeded fault turns the suite red
-	./run python tools/mutants.py
+	./run python -m tools.mutants
 
 bench: ## what a call costs on this machine
 	./run bench
 
 nemesis: ## random faults against running servers, for as long as SECONDS says
-	./run python tools/nemesis.py $(if $(SECONDS),--seconds $(SECONDS))
+	./run python -m tools.nemesis $(if $(SECONDS),--seconds $(SECONDS))
 
 clean: ## remove what is generated outside version control, the environment too
 	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \

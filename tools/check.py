@@ -25,8 +25,8 @@ STEPS: dict[str, list[str]] = {
     "format": [PYTHON, "-m", "ruff", "format", "--check", "--quiet", "."],
     "types": [PYTHON, "-m", "mypy", "--no-error-summary"],
     "floors": [str(Path(PYTHON).parent / "lint-imports"), "--no-cache"],
-    "generated": [PYTHON, "tools/unasync.py", "--check"],
-    "lua": [PYTHON, "tools/check_lua.py"],
+    "generated": [PYTHON, "-m", "tools.unasync", "--check"],
+    "lua": [PYTHON, "-m", "tools.check_lua"],
     "tests": [PYTHON, "-m", "pytest", "-n", "auto", "--maxprocesses", "4"],
 }
 

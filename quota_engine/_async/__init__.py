@@ -1,1 +1,1 @@
-"""The carriers, as they are written: everything here may wait."""
+"""The carriers: what waits for Redis and PostgreSQL on a call's way."""
