@@ -35,6 +35,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.keys import QuotaName
@@ -81,6 +82,36 @@ class MalformedEntryError(Exception):
 
 class UnknownFormatError(Exception):
     """An entry of a format version that this release does not know."""
+
+
+class EventId(NamedTuple):
+    """An outbox id: ``<epoch>-<n>``. Later ids are greater."""
+
+    epoch: int
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.n}"
+
+    @classmethod
+    def parse(cls, text: str | bytes) -> EventId:
+        """Return the id that a stream id says."""
+        epoch, _, n = (text.decode() if isinstance(text, bytes) else text).partition("-")
+        return cls(int(epoch), int(n))
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """
+    One message of an outbox, as bytes: nothing is known of them but where they stood.
+
+    Of a message that is no entry, ``entry`` keeps all fields and values, joined by newlines.
+    """
+
+    event_id: EventId
+    entry: bytes
+    chain: bytes
+    is_marker: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,266 @@
+"""
+The ledger's tables as SQLAlchemy sees them, and what each means. A test compares them with the
+migrations, which alone create them.
+
+Instants that the engine decides by are kept as whole milliseconds (``_ms``), exactly as Redis has
+them; the TIMESTAMPTZ beside each is computed by PostgreSQL, for people and reports. Instants that
+only PostgreSQL knows (``recorded_at`` ...) are TIMESTAMPTZ alone. Amounts are units of the quota
+type. This module must not know a query.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+
+metadata = MetaData()
+
+
+def _id() -> Text:
+    """Return the type of ids: compared byte by byte, so SQL and Python sort them alike."""
+    return Text(collation="C")
+
+
+def _instant() -> DateTime:
+    return DateTime(timezone=True)
+
+
+def _quota_key() -> tuple[Column[str], Column[str]]:
+    return (
+        Column("account", _id(), primary_key=True),
+        Column("quota_type", _id(), primary_key=True),
+    )
+
+
+def _shown(name: str, source: str) -> Column[object]:
+    """Return a TIMESTAMPTZ that PostgreSQL computes from the milliseconds in ``source``."""
+    return Column(name, _instant(), Computed(f"to_timestamp({source} / 1000.0)", persisted=True))
+
+
+#: One row: which deployment these tables belong to, and its number of shards, fixed for good.
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("is_single", Boolean, primary_key=True, server_default=text("true")),
+    Column("deployment_id", Text, nullable=False),
+    Column("shards", Integer, nullable=False),
+    Column("created_at", _instant(), nullable=False, server_default=func.now()),
+    CheckConstraint("is_single", name="deployment_is_single"),
+    CheckConstraint("shards > 0", name="deployment_has_shards"),
+)
+
+#: One row per shard. Its row lock is the right to persist. ``cursor``: the outbox id persisted
+#: last. ``incarnation``: the Redis (run_id master_replid) that the epoch was opened for.
+#: ``stopped``: why the last attempt to persist could not go on; empty again when it can.
+#: ``trim_mark``: everything up to this id was committed before ``trim_mark_at``.
+shards = Table(
+    "shards",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("cursor_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("cursor_n", BigInteger, nullable=False, server_default=text("0")),
+    Column("incarnation", Text, nullable=False, server_default=""),
+    Column("opened_at", _instant()),
+    Column("stopped", Text),
+    Column("last_drain_at", _instant()),
+    Column("trim_mark_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("trim_mark_n", BigInteger, nullable=False, server_default=text("0")),
+    Column("trim_mark_at", _instant()),
+)
+
+#: Redis incarnations that another has replaced: never opened again unless it is meant.
+superseded_incarnations = Table(
+    "superseded_incarnations",
+    metadata,
+    Column("incarnation", _id(), primary_key=True),
+    Column("superseded_at", _instant(), nullable=False, server_default=func.now()),
+)
+
+#: The head of each quota's log. ``overdraft_limit`` null: unlimited. ``frozen``: why, or empty.
+quotas = Table(
+    "quotas",
+    metadata,
+    *_quota_key(),
+    Column("shard", Integer, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("debt", BigInteger, nullable=False),
+    Column("chain", Text, nullable=False),
+    Column("overdraft_limit", BigInteger, server_default=text("0")),
+    Column("frozen", Text, nullable=False, server_default=""),
+    Column("updated_at", _instant(), nullable=False),
+    Index("quotas_by_shard", "shard", "account", "quota_type"),
+)
+
+#: The log itself, append-only: every line of every entry, so that its exact text and chain can be
+#: computed again. ``duplicate_of``: the version that used the same operation id first.
+#: ``recorded_at`` is later than the entry's making, by PostgreSQL's clock.
+ledger_entries = Table(
+    "ledger_entries",
+    metadata,
+    *_quota_key(),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("format", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("operation_id", _id(), nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("delta", BigInteger, nullable=False),
+    Column("held_delta", BigInteger, nullable=False),
+    Column("balance_after", BigInteger, nullable=False),
+    Column("held_after", BigInteger, nullable=False),
+    Column("debt_after", BigInteger, nullable=False),
+    Column("shortfall", BigInteger, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("flags", Text, nullable=False),
+    Column("terms", Text, nullable=False),
+    Column("movements", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("chain", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("duplicate_of", BigInteger),
+    Column("late", Boolean, nullable=False),
+    Column("reference", Text),
+    _shown("occurred_at", "at_ms"),
+    Column("recorded_at", _instant(), nullable=False),
+    Index(
+        "ledger_entries_operation",
+        "account",
+        "quota_type",
+        "operation_id",
+        unique=True,
+        postgresql_where=text("duplicate_of IS NULL"),
+    ),
+    Index("ledger_entries_recorded", "account", "quota_type", "recorded_at"),
+    postgresql_partition_by="HASH (account)",
+)
+
+#: Every hold ever placed. ``allocations``: JSON pairs [grant id, units] in the order they were
+#: taken; empty once it is closed. A late capture changes nothing here: the entry says it.
+holds = Table(
+    "holds",
+    metadata,
+    *_quota_key(),
+    Column("hold_id", _id(), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("allocations", JSON, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("placed_version", BigInteger, nullable=False),
+    Column("closed_version", BigInteger),
+    _shown("expires_at", "expires_at_ms"),
+    CheckConstraint("state IN ('open', 'captured', 'released', 'expired')", name="holds_state"),
+    Index("holds_open", "expires_at_ms", postgresql_where=text("state = 'open'")),
+    Index("holds_open_of_quota", "account", "quota_type", postgresql_where=text("state = 'open'")),
+)
+
+#: Every grant, also those that are still an intent: promised here, not yet applied in Redis.
+#: ``fingerprint``: hash of the terms. ``remaining`` of a pending grant is its amount, and counts
+#: in no balance; an exhausted grant is a live one of which nothing remains. ``details``: the
+#: intent's JSON, which goes into the entry. Of an intent, ``starts_at_ms`` 0 means: when applied.
+grants = Table(
+    "grants",
+    metadata,
+    *_quota_key(),
+    Column("grant_id", _id(), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("remaining", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("starts_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("source", Text),
+    Column("reference", Text),
+    Column("description", Text),
+    Column("details", Text, nullable=False, server_default=""),
+    Column("intended_at", _instant()),
+    Column("applied_version", BigInteger),
+    _shown("starts_at", "starts_at_ms"),
+    Column(
+        "expires_at",
+        _instant(),
+        Computed(
+            "CASE WHEN expires_at_ms < 9007199254740991"
+            " THEN to_timestamp(expires_at_ms / 1000.0) END",
+            persisted=True,
+        ),
+    ),
+    CheckConstraint(
+        "state IN ('intent', 'pending', 'live', 'expired', 'voided')", name="grants_state"
+    ),
+    Index("grants_intended", "intended_at", postgresql_where=text("state = 'intent'")),
+    Index("grants_starting", "starts_at_ms", postgresql_where=text("state = 'pending'")),
+    Index(
+        "grants_ending",
+        "expires_at_ms",
+        postgresql_where=text("state = 'live' AND (remaining > 0 OR reserved > 0)"),
+    ),
+    Index(
+        "grants_counting",
+        "account",
+        "quota_type",
+        postgresql_where=text("state = 'pending' OR remaining > 0 OR reserved > 0"),
+    ),
+)
+
+#: Bytes from an outbox that did not fit, as they were. ``cause`` is one of
+#: quota_engine.chain.Cause, ``reason`` says it in words; ``quota`` is null where no quota can be
+#: recognised.
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("shard", Integer, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("quota", Text),
+    Column("raw_entry", LargeBinary, nullable=False),
+    Column("raw_chain", LargeBinary, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("created_at", _instant(), nullable=False),
+    Column("resolved_at", _instant()),
+    Index("quarantine_unresolved", "quota", "id", postgresql_where=text("resolved_at IS NULL")),
+)
+
+#: What a captured or debited model call used, as its caller said. One row per such entry.
+usage_records = Table(
+    "usage_records",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("account", _id(), nullable=False),
+    Column("quota_type", _id(), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("operation_id", Text, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("shortfall", BigInteger, nullable=False),
+    Column("late", Boolean, nullable=False),
+    Column("usage", JSON, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    _shown("occurred_at", "at_ms"),
+    Column("recorded_at", _instant(), nullable=False),
+    UniqueConstraint("account", "quota_type", "version", name="usage_records_entry"),
+    Index("usage_records_occurred", "at_ms"),
+)
