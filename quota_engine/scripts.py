@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 INCLUDE = re.compile(r'^--- @include "(?P<path>[a-z_/]+)"\n', re.MULTILINE)
 HEADER = re.compile(r"--\[\[\n(?P<body>.*?)\n\]\]", re.DOTALL)
 SECTION = re.compile(r"^(KEYS|ARGV|RETURNS|ERRORS)\b.*\n((?:  .*\n?)+)", re.MULTILINE)
-COMMENT = re.compile(r"^\s*--(?!\[\[).*\n|--\[\[.*?\]\]\n?|^\s*\n", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"^[ \t]*--(?!\[\[)[^\n]*\n|--\[\[.*?\]\]\n?|^[ \t]*\n", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

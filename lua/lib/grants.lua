@@ -55,6 +55,17 @@ function grants.touch(state, grant)
   state.touched[grant.id] = grant
 end
 
+-- Compare ids byte by byte: Lua's own `<` follows the server's locale.
+local function is_less(one, other)
+  for place = 1, math.min(#one, #other) do
+    local left, right = string.byte(one, place), string.byte(other, place)
+    if left ~= right then
+      return left < right
+    end
+  end
+  return #one < #other
+end
+
 local function precedes(one, other)
   if one.priority ~= other.priority then
     return one.priority < other.priority
@@ -63,7 +74,7 @@ local function precedes(one, other)
   elseif one.created_at ~= other.created_at then
     return one.created_at < other.created_at
   end
-  return one.id < other.id
+  return is_less(one.id, other.id)
 end
 
 function grants.insert(state, grant)

@@ -1,1 +1,78 @@
 """One frozen value per Lua script: its keys, its arguments, and what its reply means."""
+
+from quota_engine.commands.base import (
+    AwaitDrain,
+    Command,
+    Context,
+    FindHold,
+    Flow,
+    HoldFate,
+    ReadSnapshot,
+    Step,
+)
+from quota_engine.commands.grants import GrantTerms, IssuedGrant, IssueGrant, VoidedGrant, VoidGrant
+from quota_engine.commands.holds import (
+    CapturedHold,
+    CaptureHold,
+    ExtendedHold,
+    ExtendHold,
+    PlacedHold,
+    PlaceHold,
+    ReleasedHold,
+    ReleaseHold,
+)
+from quota_engine.commands.loading import FreezeQuota, HydrateQuota, UnloadQuota
+from quota_engine.commands.quotas import (
+    Allocation,
+    Balance,
+    CatchUp,
+    CaughtUp,
+    Debit,
+    Debited,
+    Grant,
+    OverdraftLimit,
+    ReadBalance,
+    SetOverdraftLimit,
+)
+from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+
+__all__ = [
+    "Allocation",
+    "AwaitDrain",
+    "Balance",
+    "CaptureHold",
+    "CapturedHold",
+    "CatchUp",
+    "CaughtUp",
+    "Command",
+    "Context",
+    "Debit",
+    "Debited",
+    "ExtendHold",
+    "ExtendedHold",
+    "FindHold",
+    "Flow",
+    "FreezeQuota",
+    "Grant",
+    "GrantState",
+    "GrantTerms",
+    "HoldFate",
+    "HoldState",
+    "HydrateQuota",
+    "IssueGrant",
+    "IssuedGrant",
+    "Operation",
+    "OverdraftLimit",
+    "PlaceHold",
+    "PlacedHold",
+    "ReadBalance",
+    "ReadSnapshot",
+    "ReleaseHold",
+    "ReleasedHold",
+    "SetOverdraftLimit",
+    "Snapshot",
+    "Step",
+    "UnloadQuota",
+    "VoidGrant",
+    "VoidedGrant",
+]

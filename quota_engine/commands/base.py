@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from quota_engine.events import GENESIS, Movement, parse_movements
+from quota_engine.commands.snapshots import Operation, Snapshot
 from quota_engine.keys import QuotaName, ShardKeys
 
 T = TypeVar("T")
@@ -57,91 +57,6 @@ class Command(Generic[T]):
     def parse(self, reply: Reply) -> T:
         """Return what the reply means, or raise the error it stands for."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class GrantState:
-    """A grant as Redis keeps it. Amounts in units, times in ms (``NEVER_MS`` for no end)."""
-
-    grant_id: str
-    remaining: int
-    reserved: int
-    priority: int
-    starts_at_ms: int
-    expires_at_ms: int
-    created_at_ms: int
-    #: pending, live, expired or voided.
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class HoldState:
-    """An open hold: its total, its expiry, and the covered parts in the order they were taken."""
-
-    hold_id: str
-    amount: int
-    expires_at_ms: int
-    allocations: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """A remembered operation: its fingerprint and its first answer (see docs/format.md)."""
-
-    operation_id: str
-    fingerprint: str
-    version: int
-    amount: int
-    shortfall: int
-    balance: int
-    held: int
-    debt: int
-    flags: str
-    terms: str
-    movements: tuple[Movement, ...]
-
-    @classmethod
-    def parse(cls, operation_id: str, lines: Sequence[str]) -> Operation:
-        """Return the operation that ten lines say: fingerprint, version ... movements."""
-        fingerprint, version, amount, shortfall, balance, held, debt, flags, terms, moves = lines
-        return cls(
-            operation_id,
-            fingerprint,
-            int(version),
-            int(amount),
-            int(shortfall),
-            int(balance),
-            int(held),
-            int(debt),
-            flags,
-            terms,
-            parse_movements(moves),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """
-    A quota as the ledger last knew it, with the epoch that the ledger knew in the same instant.
-
-    ``is_known`` is False when the ledger has no such quota: then the rest is that of an empty one.
-    """
-
-    quota: QuotaName
-    epoch: int
-    is_known: bool = True
-    version: int = 0
-    chain: str = GENESIS
-    debt: int = 0
-    #: None: unlimited.
-    overdraft_limit: int | None = 0
-    #: Why the quota is frozen; empty when it is not.
-    frozen: str = ""
-    #: Pending and live grants, and ended ones of which an open hold still reserves something.
-    grants: tuple[GrantState, ...] = ()
-    holds: tuple[HoldState, ...] = ()
-    #: Operations younger than the horizon.
-    operations: tuple[Operation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,251 @@
+"""The life of a hold: placed, extended, then captured or released."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
+from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.quotas import Allocation, allocations_of
+from quota_engine.commands.snapshots import Operation
+from quota_engine.errors import EngineFault, QuotaInsufficientError
+from quota_engine.instants import from_ms
+from quota_engine.keys import QuotaName, ShardKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedHold:
+    """An open hold. ``amount`` in units of the quota type."""
+
+    hold_id: str
+    account: str
+    quota_type: str
+    amount: int
+    expires_at: datetime
+    balance: int
+    version: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendedHold:
+    """A hold after it grew or was renewed. ``amount`` is its total."""
+
+    hold_id: str
+    account: str
+    quota_type: str
+    amount: int
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapturedHold:
+    """
+    What a hold was charged.
+
+    ``amount`` is what was used, ``shortfall`` the part of it that could not be collected.
+    ``late``: the hold was no longer open. ``operation_id`` names the charge in the ledger.
+    """
+
+    hold_id: str
+    account: str
+    quota_type: str
+    operation_id: str
+    amount: int
+    shortfall: int
+    late: bool
+    balance: int
+    version: int
+    allocations: tuple[Allocation, ...]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedHold:
+    """A hold given back. ``amount`` is 0 when it had been closed before and nothing changed."""
+
+    hold_id: str
+    account: str
+    quota_type: str
+    amount: int
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceHold(Command[PlacedHold]):
+    """Set quota aside. See ``lua/place_hold.lua``."""
+
+    script: ClassVar[str] = "place_hold"
+
+    quota: QuotaName
+    hold_id: str
+    amount: int
+    ttl_ms: int
+    details: str = ""
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return writing_keys(keys, self.quota)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        print_ = fingerprint("place_hold", self.amount, self.ttl_ms, self.details)
+        rest = (self.hold_id, print_, self.amount, self.ttl_ms, self.details)
+        return writing_argv(context, self.quota) + rest
+
+    def parse(self, reply: Reply) -> PlacedHold:
+        match reply:
+            case ["PLACED" | "REPLAYED" as outcome, *lines]:
+                answer = Operation.parse(self.hold_id, lines)
+                return PlacedHold(
+                    hold_id=self.hold_id,
+                    account=self.quota.account,
+                    quota_type=self.quota.quota_type,
+                    amount=answer.amount,
+                    expires_at=from_ms(int(answer.terms)),
+                    balance=answer.balance,
+                    version=answer.version,
+                    replayed=outcome == "REPLAYED",
+                )
+            case ["DENIED", available]:
+                raise self.denied(int(available))
+        raise EngineFault(f"place_hold answered {reply!r}")
+
+    def denied(self, available: int) -> QuotaInsufficientError:
+        """Return the refusal of this hold."""
+        account, quota_type = self.quota.account, self.quota.quota_type
+        return QuotaInsufficientError(
+            account, quota_type, required=self.amount, available=available
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtendHold(Command[ExtendedHold]):
+    """Let a hold grow or live longer. See ``lua/extend_hold.lua``."""
+
+    script: ClassVar[str] = "extend_hold"
+
+    quota: QuotaName
+    hold_id: str
+    operation_id: str
+    amount: int = 0
+    ttl_ms: int = 0
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return writing_keys(keys, self.quota)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        print_ = fingerprint("extend_hold", self.hold_id, self.amount, self.ttl_ms)
+        rest = (self.hold_id, self.operation_id, print_, self.amount, self.ttl_ms)
+        return writing_argv(context, self.quota) + rest
+
+    def parse(self, reply: Reply) -> ExtendedHold:
+        match reply:
+            case ["EXTENDED", amount, expires_at_ms]:
+                return ExtendedHold(
+                    hold_id=self.hold_id,
+                    account=self.quota.account,
+                    quota_type=self.quota.quota_type,
+                    amount=int(amount),
+                    expires_at=from_ms(int(expires_at_ms)),
+                )
+            case ["DENIED", available]:
+                account, quota_type = self.quota.account, self.quota.quota_type
+                raise QuotaInsufficientError(
+                    account, quota_type, required=self.amount, available=int(available)
+                )
+        raise EngineFault(f"extend_hold answered {reply!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureHold(Command[CapturedHold]):
+    """Charge what was used of a hold. See ``lua/capture_hold.lua``."""
+
+    script: ClassVar[str] = "capture_hold"
+
+    quota: QuotaName
+    hold_id: str
+    operation_id: str
+    amount: int
+    is_final: bool = True
+    #: The ledger has told that the hold was placed once: charge it although Redis forgot it.
+    is_known: bool = False
+    details: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what makes this capture this capture."""
+        return fingerprint("capture_hold", self.hold_id, self.amount, self.is_final, self.details)
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return writing_keys(keys, self.quota)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        flags = (int(self.is_final), int(self.is_known))
+        rest = (self.hold_id, self.operation_id, self.fingerprint, self.amount, *flags)
+        return (*writing_argv(context, self.quota), *rest, self.details)
+
+    def parse(self, reply: Reply) -> CapturedHold:
+        match reply:
+            case ["CAPTURED" | "REPLAYED" as outcome, *lines]:
+                answer = Operation.parse(self.operation_id, lines)
+                return self.captured(answer, replayed=outcome == "REPLAYED")
+        raise EngineFault(f"capture_hold answered {reply!r}")
+
+    def captured(self, answer: Operation, *, replayed: bool) -> CapturedHold:
+        """Return the result that ``answer``, of Redis or of the ledger, stands for."""
+        return CapturedHold(
+            hold_id=self.hold_id,
+            account=self.quota.account,
+            quota_type=self.quota.quota_type,
+            operation_id=self.operation_id,
+            amount=answer.amount,
+            shortfall=answer.shortfall,
+            late="late" in answer.flags.split(),
+            balance=answer.balance,
+            version=answer.version,
+            allocations=allocations_of(answer.movements),
+            replayed=replayed,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseHold(Command[ReleasedHold]):
+    """Give a hold back unused. See ``lua/release_hold.lua``."""
+
+    script: ClassVar[str] = "release_hold"
+
+    quota: QuotaName
+    hold_id: str
+
+    @property
+    def operation_id(self) -> str:
+        """A hold is released once: the operation takes its id from the hold."""
+        return f"{self.hold_id}:release"
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return writing_keys(keys, self.quota)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        print_ = fingerprint("release_hold", self.hold_id)
+        return (*writing_argv(context, self.quota), self.hold_id, self.operation_id, print_)
+
+    def parse(self, reply: Reply) -> ReleasedHold:
+        match reply:
+            case ["RELEASED" | "REPLAYED" as outcome, *lines]:
+                answer = Operation.parse(self.operation_id, lines)
+                return self.released(answer.amount, replayed=outcome == "REPLAYED")
+            case ["CLOSED"]:
+                return self.released(0, replayed=False)
+        raise EngineFault(f"release_hold answered {reply!r}")
+
+    def released(self, amount: int, *, replayed: bool) -> ReleasedHold:
+        """Return the result of giving ``amount`` units back."""
+        return ReleasedHold(
+            hold_id=self.hold_id,
+            account=self.quota.account,
+            quota_type=self.quota.quota_type,
+            amount=amount,
+            replayed=replayed,
+        )

@@ -1,0 +1,70 @@
+"""
+Error replies: which first word of a script's error raises which exception.
+
+Three of them never reach a caller: flows and transports answer them.
+"""
+
+from __future__ import annotations
+
+from quota_engine.errors import (
+    BackpressureError,
+    EngineFault,
+    GrantNotFoundError,
+    HoldClosedError,
+    HoldNotFoundError,
+    IdempotencyConflictError,
+    InvalidAmountError,
+    InvalidArgumentError,
+    QuotaError,
+    QuotaFrozenError,
+)
+
+
+class FencedError(QuotaError):
+    """The caller's epoch is not the shard's: the gate must be asked."""
+
+
+class QuotaNotLoadedError(QuotaError):
+    """Redis does not hold the quota: hydrate it and retry."""
+
+
+class CatchUpError(QuotaError):
+    """More changes are due than one call applies: catch up and retry."""
+
+
+BY_CODE: dict[str, type[QuotaError]] = {
+    "AMOUNT_OVERFLOW": InvalidAmountError,
+    "CATCH_UP": CatchUpError,
+    "FENCED": FencedError,
+    "GRANT_ENDED": InvalidArgumentError,
+    "GRANT_EXISTS": IdempotencyConflictError,
+    "GRANT_NOT_FOUND": GrantNotFoundError,
+    "HOLD_CLOSED": HoldClosedError,
+    "HOLD_NOT_FOUND": HoldNotFoundError,
+    "HOLD_SHRINKS": InvalidAmountError,
+    "IDEMPOTENCY_CONFLICT": IdempotencyConflictError,
+    "OOM": BackpressureError,
+    "QUOTA_FROZEN": QuotaFrozenError,
+    "QUOTA_NOT_LOADED": QuotaNotLoadedError,
+    "TOO_MANY_GRANTS": InvalidArgumentError,
+}
+
+_MEANINGS = {
+    "GRANT_ENDED": "a grant must end after it starts, and in the future: {}",
+    "GRANT_EXISTS": "grant {} exists with other terms",
+    "GRANT_NOT_FOUND": "grant {} is not in this quota, or nothing of it is left",
+    "HOLD_CLOSED": "hold {} was captured, released or has expired",
+    "HOLD_NOT_FOUND": "hold {} was never placed on this quota",
+    "HOLD_SHRINKS": "an extended hold can only grow: {}",
+    "IDEMPOTENCY_CONFLICT": "operation id {} was used before with other arguments",
+    "OOM": "Redis is full: new holds, debits and grants wait until the workers have drained ({})",
+    "QUOTA_FROZEN": "the quota is frozen until its log is mended: {}",
+}
+
+
+def error_from(message: str) -> QuotaError:
+    """Return the exception that an error reply stands for; a ``EngineFault`` if it is unknown."""
+    code, _, detail = message.partition(" ")
+    if code not in BY_CODE:
+        return EngineFault(message)
+    return BY_CODE[code](_MEANINGS.get(code, "{}").format(detail))
