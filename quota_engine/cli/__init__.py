@@ -1,5 +1,99 @@
-"""The command line."""
+"""
+The command line: nouns, then verbs. It decides nothing; every command calls the engine.
+
+Exit codes: 0 done, 1 refused, 2 misused, 3 drift found. An error is one sentence on stderr;
+``QUOTA_ENGINE_DEBUG=1`` adds where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import typer
+from typer.main import get_command
+
+from quota_engine.cli.lazy import Entry, LazyGroup
+from quota_engine.errors import InvalidArgumentError, QuotaError
+
+REFUSED, MISUSED, DRIFT_FOUND = 1, 2, 3
+
+
+class Commands(LazyGroup):
+    """Every noun, in the order in which a newcomer meets them."""
+
+    entries: ClassVar[Mapping[str, Entry]] = {
+        "servers": Entry(
+            "quota_engine.cli.servers:app", "Start, stop and see the home's servers."
+        ),
+    }
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("quota-engine"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """
+    Real-time quotas for large-model APIs: Redis decides, PostgreSQL remembers.
+
+    Without QUOTA_ENGINE_REDIS_URL and QUOTA_ENGINE_DATABASE_URL, every command starts the
+    servers of QUOTA_ENGINE_HOME (~/.quota-engine) and leaves them running. Every command that
+    prints something knows --json.
+    """
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, and end the process."""
+    try:
+        get_command(app)(prog_name="quota-engine")
+    except QuotaError as error:
+        _end(str(error), MISUSED if isinstance(error, InvalidArgumentError) else REFUSED)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        _end(*_explained(error))
+
+
+def _explained(error: Exception) -> tuple[str, int]:
+    """Return a sentence and an exit code for an error that is not the engine's own."""
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"the setting {where} can not be used: {first['msg']}", MISUSED
+    said = " ".join(str(error).split()) or "it says no more"
+    return f"unexpected {type(error).__name__}: {said} (QUOTA_ENGINE_DEBUG=1 tells where)", REFUSED
+
+
+def _end(sentence: str, code: int) -> None:
+    """Print the sentence and end the process; while debugging, show where the error came from."""
+    if os.environ.get("QUOTA_ENGINE_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exc()
+    typer.echo(f"quota-engine: {sentence}", err=True)
+    sys.exit(code)
