@@ -1,9 +1,9 @@
 """
 What each kind of entry requires of its quota's log, and what it changes there.
 
-Redis decides, so the persister never decides again; but it takes nothing on trust: an entry must be
-one that grants and holds, as the entries before it left them, allow. The persister goes over what
-an outbox brings, starting from the tables; the verifier over whole logs, starting from nothing.
+Redis decides, so the persister never decides again; but it takes nothing on trust: an entry must
+be one that grants and holds, as the entries before it left them, allow. The persister goes over
+what an outbox brings, starting from the tables; the verifier over whole logs, from nothing.
 """
 
 from __future__ import annotations

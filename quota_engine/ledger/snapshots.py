@@ -1,0 +1,141 @@
+"""
+One quota, read in one statement: what the engine hydrates from and asks when Redis has forgotten.
+
+One statement sees one instant. That the epoch and the head come from the same instant is what
+makes a stale snapshot harmless: Redis refuses it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Row, text
+
+from quota_engine.commands.base import HoldFate
+from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+from quota_engine.errors import EngineUnavailableError
+from quota_engine.events import parse_movements
+from quota_engine.keys import QuotaName
+
+#: What an operation is remembered by; the order is that of ``Operation``'s fields.
+_OPERATION = """
+    e.operation_id, e.fingerprint, e.version, e.amount, e.shortfall,
+    e.balance_after, e.held_after, e.debt_after, e.flags, e.terms, e.movements
+"""
+
+#: Which entries are remembered: those that somebody asked for, and the expiry of holds.
+_IS_REMEMBERED = "e.duplicate_of IS NULL AND e.kind NOT IN ('grant.started', 'grant.expired')"
+
+# recorded_at is later than the making of an entry, so by PostgreSQL's clock alone this finds every
+# operation younger than the horizon, and some more.
+_SNAPSHOT = text(f"""
+SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen,
+    (
+        SELECT json_agg(json_build_array(
+            g.grant_id, g.remaining, g.reserved, g.priority,
+            g.starts_at_ms, g.expires_at_ms, g.created_at_ms, g.state
+        ) ORDER BY g.grant_id)
+        FROM grants g
+        WHERE g.account = q.account AND g.quota_type = q.quota_type
+            AND (g.state = 'pending' OR g.remaining > 0 OR g.reserved > 0)
+    ) AS grants,
+    (
+        SELECT json_agg(json_build_array(h.hold_id, h.amount, h.expires_at_ms, h.allocations)
+            ORDER BY h.hold_id)
+        FROM holds h
+        WHERE h.account = q.account AND h.quota_type = q.quota_type AND h.state = 'open'
+    ) AS holds,
+    (
+        SELECT json_agg(json_build_array({_OPERATION}) ORDER BY e.version)
+        FROM ledger_entries e
+        WHERE e.account = q.account AND e.quota_type = q.quota_type AND {_IS_REMEMBERED}
+            AND e.recorded_at >= now() - make_interval(secs => :horizon_ms / 1000.0)
+    ) AS operations
+FROM shards s
+LEFT JOIN quotas q ON q.account = :account AND q.quota_type = :quota_type
+WHERE s.shard = :shard
+""")
+
+_FIND_OPERATION = text(f"""
+SELECT {_OPERATION} FROM ledger_entries e
+WHERE e.account = :account AND e.quota_type = :quota_type AND e.operation_id = :operation_id
+    AND e.duplicate_of IS NULL
+""")
+
+_FIND_HOLD = text(f"""
+SELECT
+    (
+        SELECT q.version FROM quotas q WHERE q.account = :account AND q.quota_type = :quota_type
+    ) AS head,
+    EXISTS (
+        SELECT FROM holds h
+        WHERE h.account = :account AND h.quota_type = :quota_type AND h.hold_id = :hold_id
+    ) AS was_placed,
+    {_OPERATION}
+FROM (SELECT) AS one_row
+LEFT JOIN ledger_entries e ON e.account = :account AND e.quota_type = :quota_type
+    AND e.operation_id = :operation_id AND e.duplicate_of IS NULL
+""")
+
+
+def read_snapshot(
+    connection: Connection, quota: QuotaName, shard: int, horizon_ms: int
+) -> Snapshot:
+    """Return the quota's newest state, its shard's epoch, and the operations of a horizon."""
+    row = connection.execute(
+        _SNAPSHOT, {**_named(quota), "shard": shard, "horizon_ms": horizon_ms}
+    ).one_or_none()
+    if row is None:
+        raise EngineUnavailableError(
+            f"shard {shard} is not in the ledger; the engine opens it at its first start"
+        )
+    if row.version is None:
+        return Snapshot(quota=quota, epoch=row.epoch, is_known=False)
+    return Snapshot(
+        quota=quota,
+        epoch=row.epoch,
+        version=row.version,
+        chain=row.chain,
+        debt=row.debt,
+        overdraft_limit=row.overdraft_limit,
+        frozen=row.frozen,
+        grants=tuple(GrantState(*values) for values in row.grants or ()),
+        holds=tuple(_hold(values) for values in row.holds or ()),
+        operations=tuple(_operation(values) for values in row.operations or ()),
+    )
+
+
+def find_operation(
+    connection: Connection, quota: QuotaName, operation_id: str
+) -> Operation | None:
+    """Return the entry that first used an operation id, as the answer that it was given."""
+    row = connection.execute(
+        _FIND_OPERATION, {**_named(quota), "operation_id": operation_id}
+    ).one_or_none()
+    return None if row is None else _operation(row)
+
+
+def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFate:
+    """Return whether a hold was ever placed, and its final capture."""
+    asked = {**_named(quota), "hold_id": hold_id, "operation_id": f"{hold_id}:capture"}
+    head, was_placed, *capture = connection.execute(_FIND_HOLD, asked).one()
+    return HoldFate(
+        version=head or 0,
+        was_placed=was_placed,
+        capture=None if capture[0] is None else _operation(capture),
+    )
+
+
+def _named(quota: QuotaName) -> dict[str, object]:
+    return {"account": quota.account, "quota_type": quota.quota_type}
+
+
+def _hold(values: list[Any]) -> HoldState:
+    hold_id, amount, expires_at_ms, allocations = values
+    pairs = tuple((grant_id, units) for grant_id, units in allocations)
+    return HoldState(hold_id, amount, expires_at_ms, pairs)
+
+
+def _operation(values: list[Any] | Row[Any]) -> Operation:
+    *plain, movements = values
+    return Operation(*plain[:10], parse_movements(movements))
