@@ -44,16 +44,22 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
 ]]
+--- @include "lib/holds"
+--- @include "lib/settlement"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local is_final, is_known, details = ARGV[10], ARGV[11], ARGV[12]
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -77,11 +83,11 @@ local rest = amount
 if hold then
   local closes = is_final == "1"
   if closes then
-    holds.lose_ended(state, hold, amount, state.now)
+    settlement.lose_ended(state, hold, amount, state.now)
   end
-  rest = amount - holds.consume(state, hold, amount)
+  rest = amount - settlement.consume(state, hold, amount)
   if closes then
-    holds.close(state, hold)
+    settlement.close(state, hold)
   else
     local part = math.min(amount, hold.amount)
     hold.amount, state.held = hold.amount - part, state.held - part
@@ -89,8 +95,8 @@ if hold then
   end
 end
 local shortfall = quotas.charge(state, rest)
-local answer = entries.add(state, {
-  kind = "hold.captured", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+local answer = entries.add(state, "hold.captured", {
+  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
   amount = amount, shortfall = shortfall, subject = hold_id,
   flags = is_late and "late" or is_final ~= "1" and "part" or "", details = details,
 })

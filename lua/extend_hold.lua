@@ -41,16 +41,21 @@ ERRORS                          (in the order they are checked)
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
 ]]
+--- @include "lib/holds"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local ttl_ms = tonumber(ARGV[10])
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -90,14 +95,14 @@ if ttl_ms > 0 then
 end
 holds.keep(state, hold)
 if growth > 0 then
-  local allocations, covered = grants.take(state, math.min(growth, state.remaining), true)
+  local covered, allocations = grants.take(state, math.min(growth, state.remaining), true)
   for _, word in ipairs(allocations) do
     hold.allocations[#hold.allocations + 1] = word
   end
   hold.amount, hold.covered = hold.amount + growth, hold.covered + covered
   state.held = state.held + growth
-  operations.remember(state, operation_id, entries.add(state, {
-    kind = "hold.extended", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+  operations.remember(state, operation_id, entries.add(state, "hold.extended", {
+    at = state.now, operation_id = operation_id, fingerprint = fingerprint,
     amount = hold.amount, subject = hold_id, terms = amounts.text(hold.expires_at),
   }))
 end

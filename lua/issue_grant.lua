@@ -45,6 +45,7 @@ ERRORS                          (in the order they are checked)
   TOO_MANY_GRANTS       the quota has grants_max grants
   AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
 ]]
+--- @include "lib/burn_down"
 --- @include "lib/quotas"
 
 -- version, chain, sums, limits, head: what the hash holds beside its grants.
@@ -52,12 +53,16 @@ local FIXED_FIELDS = 11
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local grant_id, fingerprint, amount, priority = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local starts_at, expires_at, grants_max, details = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -83,27 +88,24 @@ elseif state.remaining + state.covered + state.pending + amount > amounts.MAX th
   return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")
 end
 
-local grant = {
-  id = grant_id, remaining = 0, reserved = 0, priority = priority, starts_at = begins,
-  expires_at = expires_at, created_at = state.now, state = "l", next = "",
-}
+local text = amounts.text
+local terms = text(priority) .. " " .. text(begins) .. " " .. text(expires_at) .. " " .. text(state.now)
+local grant = { id = grant_id, remaining = 0, reserved = 0, state = "l", next = "", terms = terms }
 state.grants[grant_id] = grant
 if begins > state.now then
   grant.state, grant.remaining = "p", amount
   state.pending = state.pending + amount
-  grants.touch(state, grant)
+  state.touched[grant_id] = grant
   quotas.expect(state, "b:" .. grant_id, begins)
 else
-  grants.give(state, grant, amount, 0)
+  burn_down.give(state, grant, amount, 0)
 end
 if grant.remaining > 0 then
   quotas.expect(state, "c:" .. grant_id, expires_at)
 end
-local answer = entries.add(state, {
-  kind = "grant.issued", at = state.now, operation_id = grant_id, fingerprint = fingerprint, amount = amount,
-  subject = grant_id, details = details, terms = table.concat({
-    amounts.text(priority), amounts.text(begins), amounts.text(expires_at), amounts.text(state.now),
-  }, " "),
+local answer = entries.add(state, "grant.issued", {
+  at = state.now, operation_id = grant_id, fingerprint = fingerprint, amount = amount, subject = grant_id,
+  terms = terms, details = details,
 })
 operations.remember(state, grant_id, answer)
 

@@ -41,16 +41,21 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
+--- @include "lib/holds"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, fingerprint, amount, ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local details = ARGV[10]
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -74,14 +79,14 @@ if amount > spendable then
 end
 
 local expires_at = state.now + ttl_ms
-local allocations, covered = grants.take(state, math.min(amount, state.remaining), true)
+local covered, allocations = grants.take(state, math.min(amount, state.remaining), true)
 state.held = state.held + amount
 holds.keep(state, {
   id = hold_id, amount = amount, covered = covered, expires_at = expires_at, allocations = allocations,
 })
 quotas.expect(state, "a:" .. hold_id, expires_at)
-local answer = entries.add(state, {
-  kind = "hold.placed", at = state.now, operation_id = hold_id, fingerprint = fingerprint, amount = amount,
+local answer = entries.add(state, "hold.placed", {
+  at = state.now, operation_id = hold_id, fingerprint = fingerprint, amount = amount,
   subject = hold_id, terms = amounts.text(expires_at), details = details,
 })
 operations.remember(state, hold_id, answer)

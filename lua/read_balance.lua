@@ -28,8 +28,8 @@ ERRORS                          (in the order they are checked)
 local versions_key, quota_key, holds_key, changes_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local epoch, quota_name, now_ms, due_max, with_grants = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 
-local keys = quotas.keys(versions_key, nil, nil, quota_key, holds_key, changes_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, 1 })
+local keys = { versions = versions_key, quota = quota_key, holds = holds_key, changes = changes_key }
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, 1)
 if not state then
   return refused
 end
@@ -41,7 +41,7 @@ end
 local text = amounts.text
 local reply = {
   "BALANCE", text(state.version), text(entries.balance(state)), text(state.held), text(state.debt),
-  state.limit_text, text(quotas.spendable(state)), state.frozen, state.head, text(state.now),
+  state.limit, text(quotas.spendable(state)), state.frozen, state.head, text(state.now),
 }
 if with_grants == "1" then
   local stored = redis.call("HGETALL", quota_key)

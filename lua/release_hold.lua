@@ -37,15 +37,21 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
 ]]
+--- @include "lib/holds"
+--- @include "lib/settlement"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint = ARGV[6], ARGV[7], ARGV[8]
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -67,10 +73,10 @@ if not hold then
 end
 
 local amount = hold.amount
-holds.lose_ended(state, hold, 0, state.now)
-holds.close(state, hold)
-local answer = entries.add(state, {
-  kind = "hold.released", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+settlement.lose_ended(state, hold, 0, state.now)
+settlement.close(state, hold)
+local answer = entries.add(state, "hold.released", {
+  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
   amount = amount, subject = hold_id,
 })
 operations.remember(state, operation_id, answer)

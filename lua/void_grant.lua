@@ -38,15 +38,20 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   GRANT_NOT_FOUND       no such grant, or nothing of it is left
 ]]
+--- @include "lib/burn_down"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
-local epoch, quota_name, now_ms, horizon_ms, due_max = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local operation_id, fingerprint, grant_id, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
-local keys = quotas.keys(versions_key, outbox_key, due_key, quota_key, holds_key, changes_key, ops0_key, ops1_key)
-local state, refused = quotas.open(keys, { epoch, quota_name, now_ms, horizon_ms })
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
@@ -67,10 +72,10 @@ if not grant or grant.state == "e" or grant.state == "v" then
 end
 
 state.changes["b:" .. grant_id] = grant.state == "p" and amounts.MAX or nil
-state.changes["c:" .. grant_id] = grant.expires_at < amounts.MAX and amounts.MAX or nil
-local lost = grants.finish(state, grant, "v")
-local answer = entries.add(state, {
-  kind = "grant.voided", at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+state.changes["c:" .. grant_id] = amounts.MAX
+local lost = burn_down.finish(state, grant, "v")
+local answer = entries.add(state, "grant.voided", {
+  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
   amount = lost, subject = grant_id, details = details,
 })
 operations.remember(state, operation_id, answer)

@@ -15,7 +15,7 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-INCLUDE = re.compile(r'^--- @include "(?P<path>[a-z_/]+)"\n', re.MULTILINE)
+INCLUDE = re.compile(r'^--- @(?P<how>include|lazy) "(?P<path>[a-z_/]+)"\n', re.MULTILINE)
 HEADER = re.compile(r"--\[\[\n(?P<body>.*?)\n\]\]", re.DOTALL)
 SECTION = re.compile(r"^(KEYS|ARGV|RETURNS|ERRORS)\b.*\n((?:  .*\n?)+)", re.MULTILINE)
 COMMENT = re.compile(r"^[ \t]*--(?!\[\[)[^\n]*\n|--\[\[.*?\]\]\n?|^[ \t]*\n", re.MULTILINE | re.DOTALL)
@@ -74,7 +74,12 @@ def _rows(section: str) -> Iterator[str]:
 
 
 def _expand(text: str, root: Traversable, included: list[str], open_files: tuple[str, ...]) -> str:
-    """Replace each include by its file's text, the first time it is named; refuse cycles."""
+    """
+    Replace each include by its file's text, the first time it is named; refuse cycles.
+
+    ``@lazy "lib/name"`` becomes ``local function load_name()``, which defines the library only
+    when it is called: what a script seldom needs then costs it nothing.
+    """
 
     def replace(match: re.Match[str]) -> str:
         path = match["path"]
@@ -82,8 +87,14 @@ def _expand(text: str, root: Traversable, included: list[str], open_files: tuple
             raise ValueError(f"include cycle: {' -> '.join((*open_files, path))}")
         if path in included:
             return ""
-        included.append(path)
+        is_lazy = match["how"] == "lazy"
+        inner = list(included) if is_lazy else included
+        inner.append(path)
         content = (root / f"{path}.lua").read_text(encoding="utf-8")
-        return _expand(content, root, included, (*open_files, path))
+        expanded = _expand(content, root, inner, (*open_files, path))
+        if is_lazy:
+            name = path.rpartition("/")[2]
+            return f"local function load_{name}()\n{expanded}return {name}\nend\n"
+        return expanded
 
     return INCLUDE.sub(replace, text)

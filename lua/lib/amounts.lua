@@ -14,5 +14,8 @@ function amounts.read(field)
 end
 
 function amounts.text(number)
+  if number == 0 then
+    return "0"
+  end
   return string.format("%.0f", number)
 end

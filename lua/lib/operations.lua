@@ -9,7 +9,7 @@ operation is remembered for at least one horizon, and forgetting costs no script
 local operations = {}
 
 local function current_key(state)
-  return math.floor(state.server_now / state.horizon) % 2 == 0 and state.keys.ops0 or state.keys.ops1
+  return math.floor(state.server_now / state.horizon) % 2 == 0 and state.ops0 or state.ops1
 end
 
 -- The remembered answer's lines joined by newlines, or nil. What this very script did counts too.
@@ -19,7 +19,7 @@ function operations.recall(state, operation_id)
       return state.answers[place + 1]
     end
   end
-  return redis.call("HGET", state.keys.ops0, operation_id) or redis.call("HGET", state.keys.ops1, operation_id) or nil
+  return redis.call("HGET", state.ops0, operation_id) or redis.call("HGET", state.ops1, operation_id) or nil
 end
 
 -- Keep an answer (a list of lines); written by the script's commit.
@@ -39,7 +39,7 @@ end
 
 -- The reply to a repeat: the first answer, or an error if the arguments are others now.
 function operations.replay(state, operation_id, fingerprint, remembered)
-  if redis.call("EXISTS", state.keys.outbox) == 0 then
+  if redis.call("EXISTS", state.outbox) == 0 then
     return redis.error_reply("FENCED the outbox is gone")
   end
   local reply = { "REPLAYED" }

@@ -184,12 +184,12 @@ def grant_record(grant: GrantState, following: str) -> str:
         (
             str(grant.remaining),
             str(grant.reserved),
+            grant.state[0],
+            f"={following}",
             str(grant.priority),
             str(grant.starts_at_ms),
             str(grant.expires_at_ms),
             str(grant.created_at_ms),
-            grant.state[0],
-            following,
         )
     )
 

@@ -270,7 +270,7 @@ def burn_down_order(state: GrantState) -> tuple[int, int, int, bytes]:
 
 def parse_grant(grant_id: str, record: str) -> GrantState:
     """Return the grant that a record of ``lua/lib/grants.lua`` describes."""
-    remaining, reserved, priority, starts, expires, created, state, _ = record.split(" ", 7)
+    remaining, reserved, state, _, priority, starts, expires, created = record.split(" ")
     return GrantState(
         grant_id,
         int(remaining),
