@@ -83,10 +83,10 @@ def read_shards(connection: Connection) -> list[ShardState]:
 
 def lock_shard(connection: Connection, shard: int, wait_ms: int | None) -> ShardState | None:
     """
-    Lock a shard's row until the transaction ends; return it, or None where there is no such shard.
+    Lock a shard's row until the transaction ends; return it, or None while another has it.
 
-    With ``wait_ms`` None a row that is locked counts as none; else the wait is bounded, and
-    ``sqlalchemy.exc.OperationalError`` (LockNotAvailable) ends it.
+    ``wait_ms`` None: look once. Else the wait is bounded, ``sqlalchemy.exc.OperationalError``
+    (LockNotAvailable) ends it, and None means that there is no such shard.
     """
     wanted = select(tables.shards).where(tables.shards.c.shard == shard)
     if wait_ms is not None:

@@ -7,6 +7,7 @@ makes a stale snapshot harmless: Redis refuses it.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -126,6 +127,9 @@ def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFat
     )
 
 
+_OPERATION_FIELDS = tuple(field.name for field in fields(Operation))
+
+
 def _named(quota: QuotaName) -> dict[str, object]:
     return {"account": quota.account, "quota_type": quota.quota_type}
 
@@ -137,5 +141,6 @@ def _hold(values: list[Any]) -> HoldState:
 
 
 def _operation(values: list[Any] | Row[Any]) -> Operation:
-    *plain, movements = values
-    return Operation(*plain[:10], parse_movements(movements))
+    facts = dict(zip(_OPERATION_FIELDS, values, strict=True))
+    facts["movements"] = parse_movements(facts["movements"])
+    return Operation(**facts)
