@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Connection, exc, select, text
 
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.events import EventId
+from quota_engine.events import Event, EventId
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
 from quota_engine.ledger.history import QuotaHead, quota_head
@@ -46,6 +46,13 @@ RECORDED = "recorded"
 OPERATION_KNOWN = "operation known"
 UNKNOWN = "unknown"
 
+#: A gate that was stopped (SIGSTOP) in its transaction loses it after this, and its locks.
+IDLE_TIMEOUT_MS = 90_000
+
+_BOUNDS = text("""
+SELECT set_config('lock_timeout', :wait, true),
+    set_config('idle_in_transaction_session_timeout', :idle, true)
+""")
 _LOCK = text("SELECT shard FROM shards ORDER BY shard FOR UPDATE")
 
 _KNOWN = text("""
@@ -75,11 +82,13 @@ SELECT q.* FROM unnest(CAST(:accounts AS text[]), CAST(:quota_types AS text[]))
 JOIN quotas q ON q.account = w.account AND q.quota_type = w.quota_type
 """)
 
-_IS_QUARANTINED = text("""
-SELECT EXISTS (
-    SELECT FROM quarantine
-    WHERE shard = :shard AND event_id = :event_id AND raw_entry = :entry AND raw_chain = :chain
-)
+_QUARANTINED = text("""
+SELECT DISTINCT w.event_id
+FROM unnest(
+    CAST(:event_ids AS text[]), CAST(:entries AS bytea[]), CAST(:chains AS bytea[])
+) AS w(event_id, raw_entry, raw_chain)
+JOIN quarantine USING (event_id, raw_entry, raw_chain)
+WHERE shard = :shard
 """)
 
 _OPENED = text("""
@@ -110,9 +119,7 @@ def lock_recorded(connection: Connection, wait_ms: int) -> Recorded:
 
     Nobody persists, trims or opens meanwhile. Raises ``EngineUnavailableError`` after ``wait_ms``.
     """
-    connection.execute(
-        text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": f"{wait_ms}ms"}
-    )
+    connection.execute(_BOUNDS, {"wait": f"{wait_ms}ms", "idle": f"{IDLE_TIMEOUT_MS}ms"})
     try:
         connection.execute(_LOCK)
     except exc.OperationalError as error:
@@ -150,12 +157,17 @@ def known(connection: Connection, clues: Sequence[Clue]) -> list[str]:
     return list(connection.execute(_KNOWN, asked).scalars())
 
 
-def is_quarantined(
-    connection: Connection, shard: int, event_id: EventId, entry: bytes, chain: bytes
-) -> bool:
-    """Return whether these bytes of an outbox have been quarantined already."""
-    asked = {"shard": shard, "event_id": str(event_id), "entry": entry, "chain": chain}
-    return bool(connection.execute(_IS_QUARANTINED, asked).scalar_one())
+def quarantined(connection: Connection, shard: int, events: Sequence[Event]) -> set[EventId]:
+    """Return which messages of an outbox have been quarantined already, byte for byte."""
+    if not events:
+        return set()
+    asked = {
+        "shard": shard,
+        "event_ids": [str(event.event_id) for event in events],
+        "entries": [event.entry for event in events],
+        "chains": [event.chain for event in events],
+    }
+    return {EventId.parse(found) for found in connection.execute(_QUARANTINED, asked).scalars()}
 
 
 def heads_of(connection: Connection, quotas: Iterable[QuotaName]) -> dict[QuotaName, QuotaHead]:

@@ -1,0 +1,135 @@
+"""
+What a Redis server says about itself: which incarnation it is, and whether it may keep balances.
+
+Everything is read from INFO, which managed servers answer even where they hide CONFIG.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import redis
+
+from quota_engine.jobs.pinned import PinnedConnection, checked, pairs, text_of
+
+REDIS_FLOOR = (7, 0)
+VALKEY_FLOOR = (7, 2)
+
+Info = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about a server that its operator should know. ``fix`` says what to do."""
+
+    code: str
+    is_fatal: bool
+    message: str
+    fix: str
+
+
+def check_server(client: redis.Redis, *, is_durable_elsewhere: bool = False) -> list[Finding]:
+    """
+    Return what is wrong with a server, the fatal first; empty when all is well.
+
+    ``is_durable_elsewhere``: its operator declares that it keeps its data without an AOF.
+    """
+    with PinnedConnection(client) as connection:
+        info = read_info(connection)
+        shown = connection.execute_all([("CONFIG", "GET", "appendfsync")])[0]
+    found = findings_in(info, is_durable_elsewhere=is_durable_elsewhere)
+    if isinstance(shown, redis.ResponseError) or not shown:
+        found.append(
+            Finding(
+                "config_hidden",
+                False,
+                "the server hides CONFIG: how often it syncs its AOF cannot be seen",
+                "make sure that appendfsync is everysec or always",
+            )
+        )
+    elif text_of(pairs(shown).get("appendfsync")) == "no" and not is_durable_elsewhere:
+        found.append(
+            Finding(
+                "seldom_synced",
+                False,
+                "appendfsync is no: a power cut loses what the system had not written yet",
+                "CONFIG SET appendfsync everysec",
+            )
+        )
+    return sorted(found, key=lambda finding: not finding.is_fatal)
+
+
+def read_incarnation(client: redis.Redis) -> str:
+    """Return which incarnation of a server answers: its run id and its replication id."""
+    with PinnedConnection(client) as connection:
+        return incarnation_of(read_info(connection))
+
+
+def read_info(connection: PinnedConnection) -> dict[str, str]:
+    """Return INFO as names and values."""
+    return parse_info(checked(connection.execute("INFO")))
+
+
+def parse_info(reply: bytes) -> dict[str, str]:
+    """Return the names and values of an INFO reply, of whichever sections."""
+    lines = reply.decode(errors="replace").splitlines()
+    rows = (line.partition(":") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, colon, value in rows if colon}
+
+
+def incarnation_of(info: Info) -> str:
+    """Return the incarnation that INFO's sections ``server`` and ``replication`` tell."""
+    return f"{info.get('run_id', '')}:{info.get('master_replid', '')}"
+
+
+def findings_in(info: Info, *, is_durable_elsewhere: bool) -> list[Finding]:
+    """Return what INFO says is wrong with a server."""
+    found: list[Finding] = []
+
+    def note(code: str, message: str, fix: str, *, is_fatal: bool = False) -> None:
+        found.append(Finding(code, is_fatal, message, fix))
+
+    role = info.get("role", "unknown")
+    if role != "master":
+        fix = "give the URL of the master"
+        note("not_master", f"the server is no master but a {role}", fix, is_fatal=True)
+    if too_old := _too_old(info):
+        note("too_old", too_old, "run Redis 7.0 or Valkey 7.2, or newer", is_fatal=True)
+    policy = info.get("maxmemory_policy", "unknown")
+    if policy != "noeviction":
+        note(
+            "evicts",
+            f"maxmemory-policy is {policy}: keys that carry money could vanish",
+            "CONFIG SET maxmemory-policy noeviction, and the same in its settings file",
+            is_fatal=True,
+        )
+    if info.get("aof_enabled") != "1":
+        note(
+            "not_durable",
+            "the append-only file is off: a restart would lose what is not persisted yet",
+            "CONFIG SET appendonly yes, and the same in its settings file; or declare that the"
+            " server is durable by other means",
+            is_fatal=not is_durable_elsewhere,
+        )
+    if info.get("aof_last_write_status", "ok") != "ok":
+        fix = "free its disk; it refuses writes until then"
+        note("aof_failing", "the server cannot write its append-only file", fix)
+    if (delayed := info.get("aof_delayed_fsync", "0")) != "0":
+        fix = "give the append-only file a faster disk"
+        note("slow_disk", f"syncing the append-only file was late {delayed} times", fix)
+    if (evicted := info.get("evicted_keys", "0")) != "0":
+        fix = "quota-engine reconcile"
+        note("has_evicted", f"the server has evicted {evicted} keys since it started", fix)
+    return found
+
+
+def _too_old(info: Info) -> str:
+    """Return why the server's version is below the floor, or nothing."""
+    name, floor = ("valkey", VALKEY_FLOOR) if "valkey_version" in info else ("redis", REDIS_FLOOR)
+    version = info.get(f"{name}_version", "")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if numbers >= floor:
+        return ""
+    return f"the server is {name.capitalize()} {version or 'of an unknown version'}"
