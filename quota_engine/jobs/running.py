@@ -71,7 +71,9 @@ def run_commands(
 def _result(parse: Callable[[Reply], T], reply: Any) -> T | QuotaError:
     if isinstance(reply, redis.exceptions.NoScriptError):
         return EngineUnavailableError("the server has no scripts: the gate must run")
-    if isinstance(reply, redis.ResponseError):
+    if isinstance(reply, redis.exceptions.OutOfMemoryError):
+        return error_from(f"OOM {reply}")  # the client takes the code off
+    if type(reply) is redis.ResponseError:
         return error_from(str(reply))
     if isinstance(reply, Exception):
         return EngineUnavailableError(f"Redis does not answer: {reply}")
