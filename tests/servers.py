@@ -66,7 +66,7 @@ class TestServers:
 
 def end_servers_in(folder: Path) -> None:
     """Kill the servers of a test process's folder, and remove it."""
-    for place in folder.glob("*/server.lock"):
+    for place in folder.rglob("server.lock"):
         server = valkey_of(place.parent), postgres_of(place.parent)
         server["postgresql" in place.parent.name].kill()
     shutil.rmtree(folder, ignore_errors=True)
