@@ -159,17 +159,16 @@ class Entry:
 
     def text(self) -> str:
         """Return the exact text that the chain was computed over."""
-        lines = [
-            movements_text(value) if name == "movements" else str(value)
-            for name, value in ((field, getattr(self, field)) for field in _LINES)
-        ]
-        return "\n".join(lines)
+        return (
+            f"{self.format}\n{self.kind}\n{self.quota}\n{self.version}\n{self.at_ms}\n"
+            f"{self.operation_id}\n{self.fingerprint}\n{self.amount}\n{self.delta}\n"
+            f"{self.held_delta}\n{self.balance}\n{self.held}\n{self.debt}\n{self.shortfall}\n"
+            f"{self.subject}\n{self.flags}\n{self.terms}\n{movements_text(self.movements)}\n"
+            f"{self.details}"
+        )
 
 
 _LINES = tuple(field.name for field in fields(Entry))
-_NUMBERS = frozenset(
-    {"version", "at_ms", "amount", "delta", "held_delta", "balance", "held", "debt", "shortfall"}
-)
 
 
 def movements_text(movements: tuple[Movement, ...]) -> str:
@@ -179,16 +178,20 @@ def movements_text(movements: tuple[Movement, ...]) -> str:
 
 def parse_movements(text: str) -> tuple[Movement, ...]:
     """Return the movements of one line."""
-    words = text.split(" ") if text else []
+    if not text:
+        return ()
+    words = text.split(" ")
     if len(words) % 3:
         raise MalformedEntryError(f"movements are triples, not {len(words)} words")
-    triples = zip(words[::3], words[1::3], words[2::3], strict=True)
-    return tuple(Movement(grant_id, int(rest), int(kept)) for grant_id, rest, kept in triples)
+    return tuple(
+        Movement(words[at], int(words[at + 1]), int(words[at + 2]))
+        for at in range(0, len(words), 3)
+    )
 
 
 def parse_entry(text: str) -> Entry:
     """
-    Return the entry that ``text`` says.
+    Return the entry that ``text`` says, so that its ``text()`` gives the same text again.
 
     Raises ``UnknownFormatError`` for another format version, ``MalformedEntryError`` for bytes
     that are no entry at all.
@@ -200,20 +203,35 @@ def parse_entry(text: str) -> Entry:
         raise MalformedEntryError("the first line is no format version")
     if len(lines) != len(_LINES):
         raise MalformedEntryError(f"{len(lines)} lines instead of {len(_LINES)}")
-    values: dict[str, object] = {}
+    if lines[1] not in KINDS:
+        raise MalformedEntryError(f"unknown kind {lines[1]!r}")
     try:
-        for name, line in zip(_LINES, lines, strict=True):
-            if name in _NUMBERS:
-                values[name] = int(line)
-            elif name == "movements":
-                values[name] = parse_movements(line)
-            else:
-                values[name] = line
+        entry = Entry(
+            format=lines[0],
+            kind=lines[1],
+            quota=lines[2],
+            version=int(lines[3]),
+            at_ms=int(lines[4]),
+            operation_id=lines[5],
+            fingerprint=lines[6],
+            amount=int(lines[7]),
+            delta=int(lines[8]),
+            held_delta=int(lines[9]),
+            balance=int(lines[10]),
+            held=int(lines[11]),
+            debt=int(lines[12]),
+            shortfall=int(lines[13]),
+            subject=lines[14],
+            flags=lines[15],
+            terms=lines[16],
+            movements=parse_movements(lines[17]),
+            details=lines[18],
+        )
     except ValueError as error:
-        raise MalformedEntryError(f"line {name!r}: {error}") from error
-    if values["kind"] not in KINDS:
-        raise MalformedEntryError(f"unknown kind {values['kind']!r}")
-    return Entry(**values)  # type: ignore[arg-type]
+        raise MalformedEntryError(str(error)) from error
+    if entry.text() != text:
+        raise MalformedEntryError("its numbers are not written plainly")
+    return entry
 
 
 def next_chain(chain: str, text: str) -> str:

@@ -1,9 +1,9 @@
 """
 The ledger: append-only entries, the state they add up to, and what did not fit.
 
-Revision 0001, after nothing. What each table means is told in quota_engine/ledger/tables.py; a test
-compares the two. Ids are compared byte by byte (COLLATE "C"), so no update of the system's locales
-can break an index, and SQL and Python sort them alike.
+Revision 0001, after nothing. What each table means is told in quota_engine/ledger/tables.py; a
+test compares the two. Ids are compared byte by byte (COLLATE "C"), so no update of the system's
+locales can break an index, and SQL and Python sort them alike.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ CREATE TABLE holds (
     CONSTRAINT holds_state CHECK (state IN ('open', 'captured', 'released', 'expired'))
 );
 CREATE INDEX holds_open ON holds (expires_at_ms) WHERE state = 'open';
-CREATE INDEX holds_open_of_quota ON holds (account, quota_type) WHERE state = 'open';
+CREATE INDEX holds_open_of_quota ON holds (account, quota_type, expires_at_ms)
+    WHERE state = 'open';
 
 CREATE TABLE grants (
     account TEXT COLLATE "C" NOT NULL,
@@ -167,7 +168,7 @@ CREATE INDEX grants_intended ON grants (intended_at) WHERE state = 'intent';
 CREATE INDEX grants_starting ON grants (starts_at_ms) WHERE state = 'pending';
 CREATE INDEX grants_ending ON grants (expires_at_ms)
     WHERE state = 'live' AND (remaining > 0 OR reserved > 0);
-CREATE INDEX grants_counting ON grants (account, quota_type)
+CREATE INDEX grants_counting ON grants (account, quota_type, priority, expires_at_ms)
     WHERE state = 'pending' OR remaining > 0 OR reserved > 0;
 """
 

@@ -27,30 +27,44 @@ _OPERATION = """
 #: Which entries are remembered: those that somebody asked for, and the expiry of holds.
 _IS_REMEMBERED = "e.duplicate_of IS NULL AND e.kind NOT IN ('grant.started', 'grant.expired')"
 
+#: Of a quota that made more within a horizon, Redis is told the newest. An older id that comes
+#: back is still found by the ledger's unique key, as a duplicate.
+OPERATIONS_MAX = 100_000
+
 # recorded_at is later than the making of an entry, so by PostgreSQL's clock alone this finds every
-# operation younger than the horizon, and some more.
+# operation younger than the horizon, and some more. Each subquery asks for an order that only the
+# right index has: a hot quota has millions of closed holds and old entries.
 _SNAPSHOT = text(f"""
 SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen,
     (
         SELECT json_agg(json_build_array(
             g.grant_id, g.remaining, g.reserved, g.priority,
             g.starts_at_ms, g.expires_at_ms, g.created_at_ms, g.state
-        ) ORDER BY g.grant_id)
-        FROM grants g
-        WHERE g.account = q.account AND g.quota_type = q.quota_type
-            AND (g.state = 'pending' OR g.remaining > 0 OR g.reserved > 0)
+        ))
+        FROM (
+            SELECT * FROM grants
+            WHERE account = :account AND quota_type = :quota_type
+                AND (state = 'pending' OR remaining > 0 OR reserved > 0)
+            ORDER BY priority, expires_at_ms
+        ) AS g
     ) AS grants,
     (
-        SELECT json_agg(json_build_array(h.hold_id, h.amount, h.expires_at_ms, h.allocations)
-            ORDER BY h.hold_id)
-        FROM holds h
-        WHERE h.account = q.account AND h.quota_type = q.quota_type AND h.state = 'open'
+        SELECT json_agg(json_build_array(h.hold_id, h.amount, h.expires_at_ms, h.allocations))
+        FROM (
+            SELECT * FROM holds
+            WHERE account = :account AND quota_type = :quota_type AND state = 'open'
+            ORDER BY expires_at_ms
+        ) AS h
     ) AS holds,
     (
         SELECT json_agg(json_build_array({_OPERATION}) ORDER BY e.version)
-        FROM ledger_entries e
-        WHERE e.account = q.account AND e.quota_type = q.quota_type AND {_IS_REMEMBERED}
-            AND e.recorded_at >= now() - make_interval(secs => :horizon_ms / 1000.0)
+        FROM (
+            SELECT * FROM ledger_entries e
+            WHERE account = :account AND quota_type = :quota_type AND {_IS_REMEMBERED}
+                AND recorded_at >= now() - make_interval(secs => :horizon_ms / 1000.0)
+            ORDER BY recorded_at DESC
+            LIMIT {OPERATIONS_MAX}
+        ) AS e
     ) AS operations
 FROM shards s
 LEFT JOIN quotas q ON q.account = :account AND q.quota_type = :quota_type

@@ -222,6 +222,8 @@ grants = Table(
         "grants_counting",
         "account",
         "quota_type",
+        "priority",
+        "expires_at_ms",
         postgresql_where=text("state = 'pending' OR remaining > 0 OR reserved > 0"),
     ),
 )

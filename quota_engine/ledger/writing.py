@@ -16,6 +16,7 @@ import psycopg
 from quota_engine.chain import Grant, Hold, Misfit, QuotaLog
 from quota_engine.events import movements_text
 from quota_engine.keys import QuotaName
+from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 
 Cursor = psycopg.Cursor[Any]
@@ -202,7 +203,7 @@ def write_heads(
         for log in logs
     ]
     if rows:
-        cursor.execute(_HEADS, (shard, updated_at, *_columns(rows)))
+        cursor.execute(_HEADS, (shard, updated_at, *columns(rows, 9)))
 
 
 def write_holds(cursor: Cursor, holds: Iterable[tuple[QuotaName, Hold]]) -> None:
@@ -217,12 +218,12 @@ def write_holds(cursor: Cursor, holds: Iterable[tuple[QuotaName, Hold]]) -> None
             hold.expires_at_ms,
             hold.placed_version,
             hold.closed_version,
-            json.dumps(hold.allocations, separators=(",", ":")),
+            json.dumps(hold.allocations) if hold.allocations else "[]",
         )
         for name, hold in holds
     ]
     if rows:
-        cursor.execute(_HOLDS, _columns(rows))
+        cursor.execute(_HOLDS, columns(rows, 9))
 
 
 def write_grants(cursor: Cursor, grants: Iterable[tuple[QuotaName, Grant]]) -> None:
@@ -247,7 +248,7 @@ def write_grants(cursor: Cursor, grants: Iterable[tuple[QuotaName, Grant]]) -> N
         for name, grant in grants
     ]
     if rows:
-        cursor.execute(_GRANTS, _columns(rows))
+        cursor.execute(_GRANTS, columns(rows, 17))
 
 
 def _words(grant: Grant) -> tuple[str | None, str | None, str | None, str]:
@@ -255,8 +256,3 @@ def _words(grant: Grant) -> tuple[str | None, str | None, str | None, str]:
         return None, None, None, ""
     details = details_of(grant.issued_by)
     return details.source, details.reference, details.description, grant.issued_by.details
-
-
-def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return rows as columns, for unnest."""
-    return [list(column) for column in zip(*rows, strict=True)]
