@@ -171,7 +171,13 @@ holds = Table(
     _shown("expires_at", "expires_at_ms"),
     CheckConstraint("state IN ('open', 'captured', 'released', 'expired')", name="holds_state"),
     Index("holds_open", "expires_at_ms", postgresql_where=text("state = 'open'")),
-    Index("holds_open_of_quota", "account", "quota_type", postgresql_where=text("state = 'open'")),
+    Index(
+        "holds_open_of_quota",
+        "account",
+        "quota_type",
+        "expires_at_ms",
+        postgresql_where=text("state = 'open'"),
+    ),
 )
 
 #: Every grant, also those that are still an intent: promised here, not yet applied in Redis.
