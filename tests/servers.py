@@ -66,9 +66,11 @@ class TestServers:
 
 def end_servers_in(folder: Path) -> None:
     """Kill the servers of a test process's folder, and remove it."""
-    for place in folder.rglob("server.lock"):
-        server = valkey_of(place.parent), postgres_of(place.parent)
-        server["postgresql" in place.parent.name].kill()
+    for lock in folder.rglob("server.lock"):
+        place = lock.parent
+        server = postgres_of(place) if "postgresql" in place.name else valkey_of(place)
+        server.kill()
+        shutil.rmtree(server.socket.parent, ignore_errors=True)
     shutil.rmtree(folder, ignore_errors=True)
 
 
