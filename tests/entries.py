@@ -8,6 +8,8 @@ Grants pay in the order they were issued.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +20,7 @@ from quota_engine import events
 from quota_engine.events import GENESIS, NEVER_MS, Entry, Event, EventId, Movement, next_chain
 from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.ledger import Ledger, tables
-from quota_engine.outbox import Outbox
+from quota_engine.outbox import START, Outbox
 
 AT_MS = 1_700_000_000_000
 
@@ -303,8 +305,13 @@ class OutboxWriter:
         self.client.xadd(self.keys.outbox, {"marker": json.dumps({})}, id=f"{self.epoch}-0")
         self.client.hset(self.keys.versions, "@epoch", str(self.epoch))
         self.n = 0
-        incarnation = Outbox(self.client, self.shard).read(EventId(0, 0), 1).incarnation
-        with self.ledger.transaction() as connection:
+        self.record_opening(self.ledger)
+        return self
+
+    def record_opening(self, ledger: Ledger) -> None:
+        """Record in a ledger that the shard is open in this epoch, with nothing persisted."""
+        incarnation = Outbox(self.client, self.shard).read(START, 1).incarnation
+        with ledger.transaction() as connection:
             connection.execute(
                 update(tables.shards)
                 .where(tables.shards.c.shard == self.shard)
@@ -312,7 +319,6 @@ class OutboxWriter:
                     epoch=self.epoch, cursor_epoch=self.epoch, cursor_n=0, incarnation=incarnation
                 )
             )
-        return self
 
     def send(self, *written: Written) -> None:
         """Put entries into the outbox."""
@@ -369,3 +375,16 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.set_limit("limit-2", None),
     ]
     return log, written
+
+
+@contextmanager
+def opened_world(redis_url: str, database_url: str, shards: int = 1) -> Iterator[OutboxWriter]:
+    """Yield the outbox of shard 0 in a new deployment, opened in epoch 1."""
+    ledger = Ledger.open(database_url)
+    client = redis.Redis.from_url(redis_url)
+    try:
+        ledger.create_deployment("dep_test", shards)
+        yield OutboxWriter(client, ledger).open()
+    finally:
+        client.close()
+        ledger.close()
