@@ -1,0 +1,104 @@
+"""Whoever edits the ledger is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from quota_engine.jobs.persist import drain
+from quota_engine.jobs.verify import Finding, verify
+from quota_engine.keys import QuotaName
+from tests.entries import LogWriter, OutboxWriter, opened_world, whole_life
+
+NAME = QuotaName("user:42", "text_token")
+
+
+@pytest.fixture
+def outbox(redis_url: str, database_url: str) -> Iterator[OutboxWriter]:
+    with opened_world(redis_url, database_url) as world:
+        world.send(*whole_life(NAME)[1])
+        other = LogWriter(QuotaName("user:43", "credit"))
+        world.send(other.issue_grant("g", 5), other.place_hold("h", 3), other.close_hold("h"))
+        drain(world.client, world.ledger, [0])
+        yield world
+
+
+def edit(outbox: OutboxWriter, *statements: str) -> list[Finding]:
+    """Change rows behind the ledger's back; return what verifying finds."""
+    with outbox.ledger.transaction() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        for statement in statements:
+            assert connection.execute(text(statement)).rowcount != 0
+    return list(verify(outbox.ledger))
+
+
+def test_an_honest_ledger_has_no_findings(outbox: OutboxWriter) -> None:
+    counts: list[int] = []
+    assert list(verify(outbox.ledger, counts.append)) == []
+    assert counts == [24]
+
+
+@pytest.mark.parametrize(
+    ("statement", "cause", "version"),
+    [
+        ("UPDATE ledger_entries SET amount = 29 WHERE version = 17", "chain", 17),
+        (
+            "UPDATE ledger_entries SET details = '{}' WHERE version = 1 AND account = 'user:42'",
+            "chain",
+            1,
+        ),
+        (
+            "UPDATE ledger_entries SET chain = 'f' WHERE version = 2 AND account = 'user:42'",
+            "chain",
+            2,
+        ),
+        ("UPDATE ledger_entries SET movements = 'x' WHERE version = 8", "malformed", 8),
+        ("UPDATE ledger_entries SET kind = 'hold.eaten' WHERE version = 8", "malformed", 8),
+        ("UPDATE ledger_entries SET format = '7' WHERE version = 8", "malformed", 8),
+        ("DELETE FROM ledger_entries WHERE version = 17", "version_gap", 18),
+        ("UPDATE quotas SET balance = balance + 1000 WHERE account = 'user:42'", "head", None),
+        ("UPDATE quotas SET overdraft_limit = 5 WHERE account = 'user:42'", "head", None),
+        ("DELETE FROM quotas WHERE account = 'user:43'", "head", None),
+        ("UPDATE grants SET remaining = 58 WHERE grant_id = 'g4'", "grant", None),
+        ("UPDATE grants SET grant_id = 'g9' WHERE grant_id = 'g4'", "grant", None),
+        ("UPDATE holds SET amount = 9 WHERE hold_id = 'h4'", "hold", None),
+        ("UPDATE holds SET state = 'captured' WHERE hold_id = 'h4'", "hold", None),
+        ("UPDATE holds SET state = 'captured' WHERE hold_id = 'h2'", "hold", None),
+        ("DELETE FROM holds WHERE hold_id = 'h2'", "hold", None),
+        ("DELETE FROM usage_records WHERE version = 9", "usage", 9),
+        ("UPDATE usage_records SET amount = 1 WHERE version = 9", "usage", 9),
+        ("UPDATE usage_records SET version = 10 WHERE version = 9", "usage", 9),
+    ],
+)
+def test_an_edited_row_is_found(
+    outbox: OutboxWriter, statement: str, cause: str, version: int | None
+) -> None:
+    findings = edit(outbox, statement)
+    assert findings
+    assert (findings[0].cause, findings[0].version) == (cause, version)
+    assert len({finding.quota for finding in findings}) == 1
+
+
+def test_an_operation_that_is_there_twice_is_found(outbox: OutboxWriter) -> None:
+    findings = edit(
+        outbox,
+        "DROP INDEX ledger_entries_operation",
+        "UPDATE ledger_entries SET operation_id = 'd1' WHERE operation_id = 'limit-2'",
+    )
+    assert [finding.cause for finding in findings] == ["chain", "duplicate"]
+    assert findings[1].version == 21
+
+
+def test_an_intent_that_waits_is_no_finding(outbox: OutboxWriter) -> None:
+    columns = "account, quota_type, grant_id, state, fingerprint, amount, remaining, reserved"
+    more = "priority, starts_at_ms, expires_at_ms, created_at_ms"
+    assert (
+        edit(
+            outbox,
+            f"INSERT INTO grants ({columns}, {more})"
+            " VALUES ('user:44', 'credit', 'g', 'intent', 'f', 1, 0, 0, 0, 0, 0, 0)",
+        )
+        == []
+    )
