@@ -197,12 +197,34 @@ def loaded_quotas(connection: PinnedConnection) -> Iterator[list[tuple[int, str]
             return
 
 
-def _quota_of(key: bytes) -> tuple[int, str] | None:
-    """Return shard and name of the quota whose key this is."""
+def known_names(connection: PinnedConnection, shards: int) -> Iterator[list[str]]:
+    """Yield pages of the quotas that the server holds or has issued versions of, some twice."""
+    for page in loaded_quotas(connection):
+        yield [name for _, name in page]
+    for keys in map(ShardKeys, range(shards)):
+        position: Reply = "0"
+        while True:
+            position, found = connection.execute(
+                "HSCAN", keys.versions, position, "COUNT", SCAN_PAGE
+            )
+            names = [_legible(name) for name in found[::2]]
+            yield [name for name in names if name is not None and name != "@epoch"]
+            if int(position) == 0:
+                break
+
+
+def _legible(name: bytes) -> str | None:
+    """Return a name that SQL can be asked for, or None."""
     try:
-        base, _, name = key.decode().partition("}:quota:")
+        text = name.decode()
     except UnicodeDecodeError:
         return None
+    return None if "\0" in text else text
+
+
+def _quota_of(key: bytes) -> tuple[int, str] | None:
+    """Return shard and name of the quota whose key this is."""
+    base, _, name = (_legible(key) or "").partition("}:quota:")
     shard = base.removeprefix("{qe:")
     return (int(shard), name) if shard.isdecimal() else None
 
