@@ -25,6 +25,7 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.loading import LOADED, PRESENT
 from quota_engine.commands.replies import QuotaNotLoadedError
+from quota_engine.embedded import ValkeyServer
 from quota_engine.jobs.gate import Opened, ensure_open
 from quota_engine.jobs.persist import drain
 from quota_engine.jobs.running import HORIZON_MS, run_command
@@ -109,3 +110,9 @@ class Deployment:
     def operations(self, quota: QuotaName) -> Sequence[str]:
         """Return the ids of the ledger's entries of a quota, oldest first."""
         return [row.entry.operation_id for row in self.ledger.history(quota)]
+
+
+def restart(server: ValkeyServer) -> None:
+    """Kill the server and start it on the same data."""
+    server.kill()
+    server.start()
