@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from quota_engine.amounts import AMOUNT_MAX
@@ -66,10 +67,10 @@ def judge(event: Event, shard: int, shards: int) -> Incoming:
         _check(entry, text)
     except (MalformedEntryError, InvalidArgumentError) as error:
         return _malformed(event, shard, shards, str(error))
-    name = entry.name
-    if shard_of(name.account, shards) != shard:
-        reason = f"{name} belongs to shard {shard_of(name.account, shards)}"
-        return Incoming(event, None, misfit=Misfit(Cause.FOREIGN_SHARD, reason))
+    name, home = _checked_name(entry.quota), _home(entry.quota, shards)
+    if home != shard:
+        misfit = Misfit(Cause.FOREIGN_SHARD, f"{name} belongs to shard {home}")
+        return Incoming(event, None, misfit=misfit)
     return Incoming(event, name, entry, text, chain)
 
 
@@ -98,9 +99,7 @@ def _check(entry: Entry, text: str) -> None:
     """Raise unless SQL can keep the entry so that the same text comes out again."""
     if "\0" in text:
         raise MalformedEntryError("it holds a NUL character")
-    name = entry.name
-    checked_account(name.account)
-    checked_quota_type(name.quota_type)
+    _checked_name(entry.quota)
     ids = (entry.operation_id, entry.subject, *(move.grant_id for move in entry.movements))
     if not entry.operation_id or max(map(len, ids)) > OPERATION_ID_LENGTH_MAX:
         raise MalformedEntryError("an id is empty or too long")
@@ -118,14 +117,27 @@ def _malformed(event: Event, shard: int, shards: int, reason: str) -> Incoming:
     misfit = Misfit(Cause.MALFORMED, reason)
     lines = event.entry.split(b"\n", 3)
     try:
-        name = QuotaName.parse(lines[2].decode())
-        checked_account(name.account)
-        checked_quota_type(name.quota_type)
+        quota = lines[2].decode()
+        name = _checked_name(quota)
     except (IndexError, UnicodeDecodeError, InvalidArgumentError):
         return Incoming(event, None, misfit=misfit)
-    if shard_of(name.account, shards) != shard:
-        return Incoming(event, None, misfit=misfit)
-    return Incoming(event, name, misfit=misfit)
+    is_ours = _home(quota, shards) == shard
+    return Incoming(event, name if is_ours else None, misfit=misfit)
+
+
+@lru_cache(maxsize=65_536)
+def _checked_name(quota: str) -> QuotaName:
+    """Return the quota that an entry's line names; raise ``InvalidArgumentError`` if none."""
+    name = QuotaName.parse(quota)
+    checked_account(name.account)
+    checked_quota_type(name.quota_type)
+    return name
+
+
+@lru_cache(maxsize=65_536)
+def _home(quota: str, shards: int) -> int:
+    """Return the shard that a quota belongs to."""
+    return shard_of(_checked_name(quota).account, shards)
 
 
 def _sql_text(value: Any) -> str | None:
