@@ -3,7 +3,7 @@ The recovery gate: the one door through which a server becomes the home of the b
 
 Only the gate loads scripts, and a server that was restarted, promoted or wiped has none; so every
 call on such a server fails until the gate has looked. What it looks for is in ``gate_rules``.
-``docs`` and the architecture tell why the steps of a recovery are these and come in this order:
+Why the steps of a recovery are these is told in docs/decisions/0030-recovery-gate.md:
 
 1. lock the shards' rows, so that nobody persists, trims or recovers meanwhile
 2. check the server, and have it rewrite its append-only file
@@ -40,13 +40,14 @@ from quota_engine.jobs.gate_rules import (
     why_to_recover,
 )
 from quota_engine.jobs.pinned import PinnedConnection, undecoded
+from quota_engine.jobs.recognition import unknown_events
 from quota_engine.jobs.server_check import findings_in, read_info
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger, epochs
 from quota_engine.ledger.appending import append
 from quota_engine.ledger.epochs import Recorded
 from quota_engine.ledger.history import QuotaHead
-from quota_engine.ledger.incoming import Incoming, judge
+from quota_engine.ledger.incoming import judge
 from quota_engine.outbox import START, Outbox
 from quota_engine.settings import Settings
 
@@ -249,20 +250,26 @@ class Recovery:
             self._note_gaps(shard, cursor, found)
 
     def _absorb_page(self, shard: int, cursor: EventId, events: list[Event]) -> None:
-        """Skip what the ledger or the quarantine has; append, or quarantine, the rest."""
+        """
+        Append, or quarantine, what neither the ledger nor the quarantine has.
+
+        What extends its quota's log is appended even from below the cursor: a history that went on
+        where the ledger stopped loses nothing.
+        """
+        unknown = unknown_events(self.sql, shard, cursor, events)
+        if not unknown:
+            return
         shards = self.recorded.deployment.shards
         try:
-            judged = [judge(event, shard, shards) for event in events]
+            judged = [judge(event, shard, shards) for event in unknown]
         except UnknownFormatError as error:
             raise EngineUnavailableError(
                 f"shard {shard} holds entries of a newer release, which must recover it: {error}"
             ) from error
-        unknown = _unknown(self.sql, shard, cursor, judged)
-        if unknown:
-            appended = append(self.sql, shard, unknown)
-            log.info("shard %d: %s", shard, appended)
-            for quota, reason in appended.frozen.items():
-                log.error("shard %d: %s is frozen: %s", shard, quota, reason)
+        appended = append(self.sql, shard, judged)
+        log.info("shard %d: %s", shard, appended)
+        for quota, reason in appended.frozen.items():
+            log.error("shard %d: %s is frozen: %s", shard, quota, reason)
 
     def _note_gaps(self, shard: int, cursor: EventId, events: list[Event]) -> None:
         for before, event in pairwise(events):
@@ -306,33 +313,6 @@ class Recovery:
     def record(self) -> None:
         """Record the epochs and the incarnation; the one before is superseded."""
         epochs.record_opening(self.sql, self.epochs, self.server.incarnation)
-
-
-def _unknown(
-    sql: Connection, shard: int, cursor: EventId, judged: list[Incoming]
-) -> list[Incoming]:
-    """
-    Return what neither the ledger nor the quarantine has of a page.
-
-    Up to the cursor an entry is known by its operation, too: it is the other telling of two
-    histories. What extends its quota's log is appended even from there: a history that went on
-    where the ledger stopped loses nothing.
-    """
-    entries = [incoming for incoming in judged if incoming.entry is not None]
-    clues = [
-        epochs.Clue(entry.name, entry.version, entry.operation_id, incoming.chain)
-        for incoming in entries
-        if (entry := incoming.entry) is not None
-    ]
-    known = {
-        incoming.event.event_id
-        for incoming, answer in zip(entries, epochs.known(sql, clues), strict=True)
-        if answer == epochs.RECORDED
-        or (answer == epochs.OPERATION_KNOWN and incoming.event.event_id <= cursor)
-    }
-    rest = [incoming for incoming in judged if incoming.event.event_id not in known]
-    quarantined = epochs.quarantined(sql, shard, [incoming.event for incoming in rest])
-    return [incoming for incoming in rest if incoming.event.event_id not in quarantined]
 
 
 def _may_stay(head: QuotaHead | None, shard: int, version: str | None, chain: str | None) -> bool:
