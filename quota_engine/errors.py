@@ -34,9 +34,7 @@ class QuotaInsufficientError(QuotaError):
     """
 
     def __init__(self, account: str, quota_type: str, *, required: int, available: int) -> None:
-        super().__init__(
-            f"{account} has {available} {quota_type} available, {required} required"
-        )
+        super().__init__(f"{account} has {available} {quota_type} available, {required} required")
         self.account = account
         self.quota_type = quota_type
         self.required = required

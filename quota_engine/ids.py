@@ -15,9 +15,9 @@ New ids are a prefix and a UUIDv7 in hex, so they sort by the time they were mad
 from __future__ import annotations
 
 import re
+import secrets
+import time
 import unicodedata
-
-from uuid_utils import uuid7
 
 from quota_engine.errors import InvalidArgumentError
 
@@ -81,6 +81,7 @@ def checked_id(text: object, *, name: str) -> str:
 def new_id(prefix: str, now_ms: int | None = None) -> str:
     """Return a fresh id such as ``hold_0190…``, stamped with ``now_ms`` or this machine's time."""
     if now_ms is None:
-        return f"{prefix}_{uuid7().hex}"
-    seconds, rest_ms = divmod(now_ms, 1000)
-    return f"{prefix}_{uuid7(seconds, rest_ms * 1_000_000).hex}"
+        now_ms = time.time_ns() // 1_000_000
+    random = secrets.randbits(74)
+    uuid7 = now_ms << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
+    return f"{prefix}_{uuid7:032x}"

@@ -18,7 +18,9 @@ from importlib.resources.abc import Traversable
 INCLUDE = re.compile(r'^--- @(?P<how>include|lazy) "(?P<path>[a-z_/]+)"\n', re.MULTILINE)
 HEADER = re.compile(r"--\[\[\n(?P<body>.*?)\n\]\]", re.DOTALL)
 SECTION = re.compile(r"^(KEYS|ARGV|RETURNS|ERRORS)\b.*\n((?:  .*\n?)+)", re.MULTILINE)
-COMMENT = re.compile(r"^[ \t]*--(?!\[\[)[^\n]*\n|--\[\[.*?\]\]\n?|^[ \t]*\n", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(
+    r"^[ \t]*--(?!\[\[)[^\n]*\n|--\[\[.*?\]\]\n?|^[ \t]*\n", re.MULTILINE | re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,9 @@ def load_scripts() -> dict[str, ScriptSpec]:
     """Return every script of the package, by name. Read once per process."""
     root = files("quota_engine.lua")
     names = sorted(entry.name for entry in root.iterdir() if entry.name.endswith(".lua"))
-    return {name.removesuffix(".lua"): load_script(root, name.removesuffix(".lua")) for name in names}
+    return {
+        name.removesuffix(".lua"): load_script(root, name.removesuffix(".lua")) for name in names
+    }
 
 
 def load_script(root: Traversable, name: str) -> ScriptSpec:

@@ -38,23 +38,29 @@ class Settings(BaseSettings):
         8,
         ge=1,
         le=100,
-        description="Outboxes over which accounts are spread; fixed at the first start. Eight keep "
-        "two cores busy and idle polling cheap.",
+        description="Outboxes over which accounts are spread; fixed at the first start. Eight "
+        "keep two cores busy and idle polling cheap.",
     )
     quota_types: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Own quota types beside the built-in ones, separated by commas."
     )
     hold_ttl_seconds: float = Field(
-        120, gt=0, le=86_400, description="Life of a hold that names none: two minutes outlive most calls."
+        120,
+        gt=0,
+        le=86_400,
+        description="Life of a hold that names none: two minutes outlive most calls.",
     )
     horizon_seconds: int = Field(
         900,
         ge=60,
         le=86_400,
-        description="How long Redis remembers an operation id, at least. Retries come within minutes.",
+        description="How long Redis remembers an operation id, at least: retries come in minutes.",
     )
     due_max: int = Field(
-        32, ge=1, le=1000, description="Changes (starts, expiries) that one call applies on its way."
+        32,
+        ge=1,
+        le=1000,
+        description="Changes (starts, expiries) that one call applies on its way.",
     )
     grants_max: int = Field(
         5_000, ge=1, le=50_000, description="Unspent grants that one quota may have."
@@ -72,7 +78,10 @@ class Settings(BaseSettings):
         description="Wait for one engine call, retries, hydration and a reopening gate included.",
     )
     connections_max: int = Field(
-        20, ge=1, le=1000, description="Connections of one client to Redis; about 20 measured best."
+        20,
+        ge=1,
+        le=1000,
+        description="Connections of one client to Redis; about 20 measured best.",
     )
     persist_batch_max: int = Field(
         2_000, ge=1, le=50_000, description="Entries that one transaction persists."
@@ -80,8 +89,8 @@ class Settings(BaseSettings):
     trim_after_seconds: float = Field(
         60,
         ge=0,
-        description="How long persisted entries stay in the outbox, so that a PostgreSQL that lost "
-        "its last commits can be fed again.",
+        description="How long persisted entries stay in the outbox, so that a PostgreSQL that "
+        "lost its last commits can be fed again.",
     )
     trim_keep_max: int = Field(
         100_000, ge=0, description="Persisted entries that one outbox keeps at most: about 40 MB."

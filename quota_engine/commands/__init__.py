@@ -1,16 +1,13 @@
 """One frozen value per Lua script: its keys, its arguments, and what its reply means."""
 
-from quota_engine.commands.base import (
-    AwaitDrain,
-    Command,
-    Context,
-    FindHold,
-    Flow,
-    HoldFate,
-    ReadSnapshot,
-    Step,
+from quota_engine.commands.base import Command, Context
+from quota_engine.commands.grants import (
+    GrantTerms,
+    IssuedGrant,
+    IssueGrant,
+    VoidedGrant,
+    VoidGrant,
 )
-from quota_engine.commands.grants import GrantTerms, IssuedGrant, IssueGrant, VoidedGrant, VoidGrant
 from quota_engine.commands.holds import (
     CapturedHold,
     CaptureHold,
@@ -35,6 +32,18 @@ from quota_engine.commands.quotas import (
     SetOverdraftLimit,
 )
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+from quota_engine.commands.steps import (
+    AwaitDrain,
+    FindHold,
+    Flow,
+    HoldFate,
+    IntentFate,
+    PersistTail,
+    ReadSnapshot,
+    RecordIntent,
+    Step,
+    WithdrawIntent,
+)
 
 __all__ = [
     "Allocation",
@@ -59,14 +68,17 @@ __all__ = [
     "HoldFate",
     "HoldState",
     "HydrateQuota",
+    "IntentFate",
     "IssueGrant",
     "IssuedGrant",
     "Operation",
     "OverdraftLimit",
+    "PersistTail",
     "PlaceHold",
     "PlacedHold",
     "ReadBalance",
     "ReadSnapshot",
+    "RecordIntent",
     "ReleaseHold",
     "ReleasedHold",
     "SetOverdraftLimit",
@@ -75,4 +87,5 @@ __all__ = [
     "UnloadQuota",
     "VoidGrant",
     "VoidedGrant",
+    "WithdrawIntent",
 ]

@@ -8,11 +8,10 @@ tests need no Redis.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from quota_engine.commands.snapshots import Operation, Snapshot
 from quota_engine.keys import QuotaName, ShardKeys
 
 T = TypeVar("T")
@@ -46,6 +45,15 @@ class Command(Generic[T]):
     script: ClassVar[str]
     quota: QuotaName
 
+    @property
+    def may_create(self) -> bool:
+        """Whether the command may make a quota that nobody knows."""
+        return False
+
+    def unknown(self) -> T:
+        """Return what the command means for a quota that nobody knows, or raise it."""
+        raise NotImplementedError
+
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         """Return KEYS, in the order of the script's header."""
         raise NotImplementedError
@@ -57,47 +65,3 @@ class Command(Generic[T]):
     def parse(self, reply: Reply) -> T:
         """Return what the reply means, or raise the error it stands for."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
-class ReadSnapshot:
-    """Ask the ledger, not Redis, for a quota's newest state. Answer: ``Snapshot``."""
-
-    quota: QuotaName
-
-
-@dataclass(frozen=True, slots=True)
-class FindHold:
-    """
-    Ask the ledger what became of a hold. Answer: ``HoldFate``.
-
-    ``version`` is the version of the quota up to which the ledger must have been persisted for a
-    "never seen" to be believed.
-    """
-
-    quota: QuotaName
-    hold_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class HoldFate:
-    """What the ledger knows of a hold: whether it was ever placed, and its final capture if any."""
-
-    #: The ledger's head version of the quota when it was asked.
-    version: int
-    was_placed: bool
-    capture: Operation | None
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitDrain:
-    """Wait until more of this quota's entries have been persisted (bounded by the deadline)."""
-
-    quota: QuotaName
-
-
-#: One thing a flow asks its transport to do.
-Step: TypeAlias = Command[Any] | ReadSnapshot | FindHold | AwaitDrain
-
-#: Several steps in a row: yields each, is sent its result, returns the outcome.
-Flow: TypeAlias = Generator[Step, Any, T]

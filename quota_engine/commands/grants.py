@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.replies import error_from
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault
 from quota_engine.instants import NEVER_MS, from_ms, from_ms_or_none
@@ -105,6 +106,10 @@ class IssueGrant(Command[IssuedGrant]):
                 return self.issued(answer, replayed=outcome == "REPLAYED")
         raise EngineFault(f"issue_grant answered {reply!r}")
 
+    @property
+    def may_create(self) -> bool:
+        return True
+
     def issued(self, answer: Operation, *, replayed: bool) -> IssuedGrant:
         """Return the result that ``answer``, of Redis or of the ledger, stands for."""
         priority, starts_at_ms, expires_at_ms, created_at_ms = map(int, answer.terms.split())
@@ -163,3 +168,6 @@ class VoidGrant(Command[VoidedGrant]):
                     replayed=outcome == "REPLAYED",
                 )
         raise EngineFault(f"void_grant answered {reply!r}")
+
+    def unknown(self) -> VoidedGrant:
+        raise error_from(f"GRANT_NOT_FOUND {self.grant_id}")

@@ -10,6 +10,7 @@ from typing import ClassVar
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.quotas import Allocation, allocations_of
+from quota_engine.commands.replies import error_from
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.instants import from_ms
@@ -112,6 +113,9 @@ class PlaceHold(Command[PlacedHold]):
                 raise self.denied(int(available))
         raise EngineFault(f"place_hold answered {reply!r}")
 
+    def unknown(self) -> PlacedHold:
+        raise self.denied(0)
+
     def denied(self, available: int) -> QuotaInsufficientError:
         """Return the refusal of this hold."""
         account, quota_type = self.quota.account, self.quota.quota_type
@@ -157,6 +161,9 @@ class ExtendHold(Command[ExtendedHold]):
                 )
         raise EngineFault(f"extend_hold answered {reply!r}")
 
+    def unknown(self) -> ExtendedHold:
+        raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureHold(Command[CapturedHold]):
@@ -192,6 +199,9 @@ class CaptureHold(Command[CapturedHold]):
                 answer = Operation.parse(self.operation_id, lines)
                 return self.captured(answer, replayed=outcome == "REPLAYED")
         raise EngineFault(f"capture_hold answered {reply!r}")
+
+    def unknown(self) -> CapturedHold:
+        raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
 
     def captured(self, answer: Operation, *, replayed: bool) -> CapturedHold:
         """Return the result that ``answer``, of Redis or of the ledger, stands for."""
@@ -239,6 +249,9 @@ class ReleaseHold(Command[ReleasedHold]):
             case ["CLOSED"]:
                 return self.released(0, replayed=False)
         raise EngineFault(f"release_hold answered {reply!r}")
+
+    def unknown(self) -> ReleasedHold:
+        raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
 
     def released(self, amount: int, *, replayed: bool) -> ReleasedHold:
         """Return the result of giving ``amount`` units back."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from quota_engine.commands.base import Argument, Command, Context, Reply
@@ -155,9 +156,7 @@ def quota_fields(snapshot: Snapshot) -> dict[str, str]:
         (grant for grant in snapshot.grants if grant.state == "live" and grant.remaining),
         key=burn_down_order,
     )
-    following = {
-        grant.grant_id: after.grant_id for grant, after in zip(listed, listed[1:], strict=False)
-    }
+    following = {grant.grant_id: after.grant_id for grant, after in itertools.pairwise(listed)}
     pending = sum(grant.remaining for grant in snapshot.grants if grant.state == "pending")
     limit = snapshot.overdraft_limit
     fields = {
@@ -211,20 +210,6 @@ def changes_of(snapshot: Snapshot) -> list[tuple[int, str]]:
         if grant.state in ("pending", "live") and grant.expires_at_ms < NEVER_MS:
             changes.append((grant.expires_at_ms, f"c:{grant.grant_id}"))
     return changes
-
-
-def renewed(snapshot: Snapshot, least_expires_at_ms: int) -> Snapshot:
-    """
-    Return the snapshot with no hold ending before an instant.
-
-    Renewals that only moved an expiry are not in the ledger, so a hold that comes back from it
-    gets the time that its owner needs to renew it again.
-    """
-    holds = tuple(
-        replace(hold, expires_at_ms=max(hold.expires_at_ms, least_expires_at_ms))
-        for hold in snapshot.holds
-    )
-    return replace(snapshot, holds=holds)
 
 
 def _words(words: Iterable[str]) -> str:

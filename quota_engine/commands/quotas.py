@@ -12,7 +12,7 @@ from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.snapshots import GrantState, Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.events import UNLIMITED, Movement
-from quota_engine.instants import from_ms, from_ms_or_none
+from quota_engine.instants import NEVER_MS, from_ms, from_ms_or_none
 from quota_engine.keys import QuotaName, ShardKeys
 
 _STATES = {"p": "pending", "l": "live", "e": "expired", "v": "voided"}
@@ -33,7 +33,7 @@ def allocations_of(movements: Iterable[Movement]) -> tuple[Allocation, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Debited:
-    """What a debit took. ``amount`` is what was used, ``shortfall`` what could not be collected."""
+    """What a debit took: ``amount`` was used, ``shortfall`` of it could not be collected."""
 
     operation_id: str
     account: str
@@ -154,6 +154,14 @@ class Debit(Command[Debited]):
                 raise self.denied(int(available))
         raise EngineFault(f"debit answered {reply!r}")
 
+    @property
+    def may_create(self) -> bool:
+        """What was used must be recorded, whoever used it."""
+        return self.already_used
+
+    def unknown(self) -> Debited:
+        raise self.denied(0)
+
     def denied(self, available: int) -> QuotaInsufficientError:
         """Return the refusal of this debit."""
         account, quota_type = self.quota.account, self.quota.quota_type
@@ -194,6 +202,10 @@ class SetOverdraftLimit(Command[OverdraftLimit]):
                 )
         raise EngineFault(f"set_overdraft_limit answered {reply!r}")
 
+    @property
+    def may_create(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatchUp(Command[CaughtUp]):
@@ -215,6 +227,9 @@ class CatchUp(Command[CaughtUp]):
             case ["CAUGHT_UP", applied, more, next_change_at_ms]:
                 return CaughtUp(int(applied), more == "1", int(next_change_at_ms))
         raise EngineFault(f"catch_up answered {reply!r}")
+
+    def unknown(self) -> CaughtUp:
+        return CaughtUp(0, False, NEVER_MS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +275,9 @@ class ReadBalance(Command[Balance]):
                     ),
                 )
         raise EngineFault(f"read_balance answered {reply!r}")
+
+    def unknown(self) -> Balance:
+        return Balance(account=self.quota.account, quota_type=self.quota.quota_type)
 
 
 def burn_down_order(state: GrantState) -> tuple[int, int, int, bytes]:

@@ -1,7 +1,7 @@
 """
 A quota as plain values: what the ledger knows of it, and what Redis is to be told.
 
-The ledger fills a ``Snapshot``; ``HydrateQuota`` turns it into the fields of ``lua/lib/quotas.lua``.
+The ledger fills a ``Snapshot``; ``HydrateQuota`` makes the fields of ``lua/lib/quotas.lua`` of it.
 """
 
 from __future__ import annotations

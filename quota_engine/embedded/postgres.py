@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -73,7 +74,7 @@ class PostgresServer(Server):
         folder = quote(str(self.socket.parent), safe="")
         return f"postgresql+psycopg://{USER}@/{database}?host={folder}"
 
-    def prepare(self) -> Sequence[str]:
+    def prepare(self, lock: int) -> Sequence[str]:
         """Make the data folder, if there is none, and return the command line."""
         if not can_reach(self.place, self.owner):
             raise EngineUnavailableError(
@@ -83,7 +84,7 @@ class PostgresServer(Server):
         programs = programs_for(self._find(), self.owner)
         make_socket_folder(self.socket.parent, self.owner)
         if not self.data.exists():
-            self._make_data(programs)
+            self._make_data(programs, lock)
         self._forget_the_dead()
         options = {
             "listen_addresses": "",
@@ -105,7 +106,7 @@ class PostgresServer(Server):
             raise EngineUnavailableError(f"there is no PostgreSQL server in {self.programs}")
         return PostgresPrograms(self.programs, major or 0)
 
-    def _make_data(self, programs: PostgresPrograms) -> None:
+    def _make_data(self, programs: PostgresPrograms, lock: int) -> None:
         """Make the data folder and the database, under another name until both are complete."""
         workshop = self.place / "new"
         shutil.rmtree(workshop, ignore_errors=True)
@@ -115,10 +116,16 @@ class PostgresServer(Server):
         initdb += ["--encoding=UTF8", "--locale=C", "--no-instructions"]
         initdb += ["--no-sync"] if self.settings.get("fsync") == "off" else []
         single = [str(programs.postgres), "--single", "-D", str(draft), "postgres"]
+        statement = f"CREATE DATABASE {DATABASE}\n".encode()
         with appending(self.place / "server.log") as log:
-            run_as(self.owner, initdb, stdout=log, stderr=log)
-            statement = f"CREATE DATABASE {DATABASE}\n".encode()
-            run_as(self.owner, single, stdout=log, stderr=log, stdin=statement)
+            for command, said in ((initdb, b""), (single, statement)):
+                try:
+                    run_as(self.owner, command, stdin=said, stdout=log, stderr=log, inherited=lock)
+                except subprocess.CalledProcessError as error:
+                    program = Path(command[0]).name
+                    raise EngineUnavailableError(
+                        f"{program} can not make {self.data}{self.last_words()}"
+                    ) from error
         draft.rename(self.data)
         workshop.rmdir()
 

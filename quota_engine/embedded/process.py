@@ -49,11 +49,12 @@ class Server(ABC):
         """How clients connect."""
 
     @abstractmethod
-    def prepare(self) -> Sequence[str]:
+    def prepare(self, lock: int) -> Sequence[str]:
         """
         Make the folder ready and return the command line, which names ``place``.
 
-        Called with the lock held: nothing else serves the folder.
+        Called with the lock held: nothing else serves the folder. A program that takes its time
+        inherits ``lock``, so that it keeps others out when this process is killed meanwhile.
         """
 
     @abstractmethod
@@ -108,14 +109,14 @@ class Server(ABC):
             if descriptor is not None:
                 try:
                     if launched:
-                        raise EngineUnavailableError(f"{self.name} ended{self._last_words()}")
+                        raise EngineUnavailableError(f"{self.name} ended{self.last_words()}")
                     self._launch(descriptor)
                     launched = True
                 finally:
                     os.close(descriptor)
             if time.monotonic() > deadline:
                 raise EngineUnavailableError(
-                    f"{self.name} in {self.place} does not answer{self._last_words()}"
+                    f"{self.name} in {self.place} does not answer{self.last_words()}"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -144,7 +145,7 @@ class Server(ABC):
                     return True
                 time.sleep(POLL_SECONDS)
         raise EngineUnavailableError(
-            f"{self.name} in {self.place} does not end{self._last_words()}"
+            f"{self.name} in {self.place} does not end{self.last_words()}"
         )
 
     def _try_lock(self) -> int | None:
@@ -169,9 +170,9 @@ class Server(ABC):
         pid_file.unlink(missing_ok=True)
         if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
             log.replace(log.with_suffix(".log.1"))
-        command = self.prepare()
+        self._said_before = log.stat().st_size if log.exists() else 0
+        command = self.prepare(lock)
         with appending(log) as said, appending(pid_file) as pids:
-            self._said_before = os.fstat(said.fileno()).st_size
             run_as(
                 self.owner,
                 ["/bin/sh", "-c", '"$@" >&2 & echo $!', "sh", *command],
@@ -180,7 +181,7 @@ class Server(ABC):
                 inherited=lock,
             )
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """Return the end of what the process has logged, as the end of an error message."""
         try:
             text = (self.place / "server.log").read_bytes()[self._said_before :]

@@ -45,7 +45,7 @@ class ValkeyServer(Server):
             return f"redis://127.0.0.1:{self.port}/0"
         return f"unix://{quote(str(self.socket))}?db=0"
 
-    def prepare(self) -> Sequence[str]:
+    def prepare(self, lock: int) -> Sequence[str]:
         """Write the settings file and return the command line."""
         binary = self.binary or find_valkey()
         make_socket_folder(self.socket.parent, self.owner)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from quota_engine.chain import INTENT
@@ -80,6 +80,19 @@ def record_intent(
     if row.fingerprint != terms.fingerprint:
         raise IdempotencyConflictError(f"grant {grant_id} exists with other terms")
     return _intent(row), inserted is not None
+
+
+def withdraw_intent(connection: Connection, quota: QuotaName, grant_id: str) -> None:
+    """Forget the promise of a grant, unless it was kept."""
+    table = tables.grants
+    connection.execute(
+        delete(table).where(
+            table.c.account == quota.account,
+            table.c.quota_type == quota.quota_type,
+            table.c.grant_id == grant_id,
+            table.c.state == INTENT,
+        )
+    )
 
 
 def open_intents(connection: Connection, older_than: timedelta, limit: int) -> list[GrantIntent]:

@@ -14,9 +14,9 @@ from types import TracebackType
 
 from sqlalchemy import Connection, Engine
 
-from quota_engine.commands.base import HoldFate
 from quota_engine.commands.grants import GrantTerms
 from quota_engine.commands.snapshots import Operation, Snapshot
+from quota_engine.commands.steps import HoldFate
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import history as histories
@@ -167,6 +167,11 @@ class Ledger:
         """Promise a grant; return it as recorded, and whether that is new."""
         with self.transaction() as connection:
             return intents.record_intent(connection, quota, grant_id, terms, details)
+
+    def withdraw_intent(self, quota: QuotaName, grant_id: str) -> None:
+        """Forget the promise of a grant that was refused; does nothing once it was kept."""
+        with self.transaction() as connection:
+            intents.withdraw_intent(connection, quota, grant_id)
 
     def open_intents(
         self, older_than: timedelta = timedelta(0), limit: int = PAGE_SIZE

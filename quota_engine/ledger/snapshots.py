@@ -12,8 +12,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from quota_engine.commands.base import HoldFate
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+from quota_engine.commands.steps import HoldFate
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import parse_movements
 from quota_engine.keys import QuotaName

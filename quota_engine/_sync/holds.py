@@ -1,0 +1,104 @@
+# Written by tools/unasync.py from quota_engine/_async/holds.py. Edit that file instead.
+"""A hold inside its ``with`` block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from quota_engine.commands import CapturedHold, PlacedHold, ReleasedHold
+from quota_engine.errors import EngineFault
+from quota_engine.usage import Usage
+
+if TYPE_CHECKING:
+    from quota_engine._sync.calls import Calls
+
+
+class HoldBlock:
+    """
+    Holds quota for the length of a block; inside it, the hold itself.
+
+    Leaving the block without a capture releases the hold, with or without an exception. A capture
+    that failed half-way is left alone: it may have reached Redis, and else the hold expires.
+    """
+
+    def __init__(
+        self,
+        calls: Calls,
+        account: str,
+        quota_type: str,
+        amount: int,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._calls = calls
+        self._arguments = (account, quota_type, amount)
+        self._options = options
+        self._placed: PlacedHold | None = None
+        self._is_settled = False
+
+    def __enter__(self) -> HoldBlock:
+        self._placed = self._calls.place_hold(*self._arguments, **self._options)
+        self._is_settled = False
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._is_settled:
+            self.release()
+
+    @property
+    def placed(self) -> PlacedHold:
+        """The hold as it was placed or last extended."""
+        if self._placed is None:
+            raise EngineFault("the hold is only placed when its block is entered")
+        return self._placed
+
+    @property
+    def hold_id(self) -> str:
+        """The hold's id, unique per quota."""
+        return self.placed.hold_id
+
+    @property
+    def account(self) -> str:
+        """Who spends."""
+        return self.placed.account
+
+    @property
+    def quota_type(self) -> str:
+        """What kind of thing is spent."""
+        return self.placed.quota_type
+
+    @property
+    def amount(self) -> int:
+        """Units held when the block was entered."""
+        return self.placed.amount
+
+    @property
+    def expires_at(self) -> datetime:
+        """When the hold, as it was placed, expires."""
+        return self.placed.expires_at
+
+    def capture(
+        self,
+        amount: int,
+        *,
+        usage: Usage | Mapping[str, Any] | None = None,
+        final: bool = True,
+        operation_id: str | None = None,
+    ) -> CapturedHold:
+        """Charge ``amount`` units; ``final`` frees the rest of the hold."""
+        self._is_settled = self._is_settled or final
+        return self._calls.capture_hold(
+            self.placed, amount, usage=usage, final=final, operation_id=operation_id
+        )
+
+    def release(self) -> ReleasedHold:
+        """Give the hold back unused."""
+        self._is_settled = True
+        return self._calls.release_hold(self.placed)

@@ -1,0 +1,230 @@
+# Written by tools/unasync.py from quota_engine/_async/transport.py. Edit that file instead.
+"""Carry steps to Redis and the ledger, and their answers back. Knows nothing of what they mean."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+from redis import BlockingConnectionPool, Redis
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from quota_engine.backing import Backing, Opened
+from quota_engine.commands import (
+    AwaitDrain,
+    Command,
+    Context,
+    FindHold,
+    Flow,
+    HydrateQuota,
+    PersistTail,
+    ReadSnapshot,
+    RecordIntent,
+    Step,
+    WithdrawIntent,
+)
+from quota_engine.commands.replies import FencedError, error_from
+from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
+from quota_engine.instants import to_ms
+from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.scripts import load_scripts
+from quota_engine.settings import Settings
+from quota_engine.waiting import in_place
+
+T = TypeVar("T")
+
+Clock = Callable[[], datetime]
+
+#: The first pause before an unanswered call is sent again; it doubles up to the longest.
+PAUSE_SECONDS = 0.02
+PAUSE_MAX_SECONDS = 0.5
+
+
+class IncarnationError(redis_errors.ConnectionError):
+    """A new connection reached another incarnation of the server than the deployment's."""
+
+
+class Transport:
+    """
+    Runs flows against one deployment, each within the call timeout.
+
+    A mutation is sent again only with the same operation id; the driver itself never retries.
+    """
+
+    def __init__(
+        self, redis_url: str, backing: Backing, settings: Settings, clock: Clock | None
+    ) -> None:
+        self._backing = backing
+        self._clock = clock
+        self._settings = settings
+        self._opened: Opened | None = None
+        self._contexts: dict[int, Context] = {}
+        self._scripts = load_scripts()
+        self._redis_url = redis_url
+        self._redis: Redis | None = None
+
+    def connect(self) -> None:
+        """Ask the gate, and reach the server once. Does nothing when that was done."""
+        if self._opened is None:
+            self._reopen()
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        if self._redis is not None:
+            self._redis.close()
+            self._redis.connection_pool.disconnect()
+            self._redis = None
+        self._opened = None
+
+    def now_ms(self) -> int | None:
+        """Return the client's clock in milliseconds, None: the server's decides."""
+        return None if self._clock is None else to_ms(self._clock(), name="the clock's answer")
+
+    def drive(self, flow: Flow[T]) -> T:
+        """Take each step that the flow yields, until it returns or the call timeout is over."""
+        deadline = time.monotonic() + self._settings.call_timeout_seconds
+        try:
+            step = next(flow)
+            while True:
+                try:
+                    answer = self._take(step, deadline)
+                except QuotaError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(answer)
+        except StopIteration as stop:
+            outcome: T = stop.value
+            return outcome
+
+    def _take(self, step: Step, deadline: float) -> Any:
+        if isinstance(step, Command):
+            return self._run(step, deadline)
+        backing = self._backing
+        if time.monotonic() >= deadline:
+            raise self._too_late("the ledger has not caught up; is a worker running?")
+        match step:
+            case ReadSnapshot(quota):
+                return in_place(backing.read_snapshot, quota)
+            case FindHold(quota, hold_id):
+                return in_place(backing.find_hold, quota, hold_id)
+            case RecordIntent(command):
+                return in_place(backing.record_intent, command)
+            case WithdrawIntent(quota, grant_id):
+                return in_place(backing.withdraw_intent, quota, grant_id)
+            case AwaitDrain(quota):
+                return in_place(backing.persist, quota)
+            case PersistTail(quota):
+                return in_place(backing.persist_tail, quota)
+
+    def _run(self, command: Command[T], deadline: float) -> T:
+        """Send one command until it is answered, and return what the answer means."""
+        sha = self._scripts[command.script].sha
+        pause = PAUSE_SECONDS
+        while True:
+            redis, context = self._context(command)
+            keys = command.keys(context.keys)
+            try:
+                reply = redis.execute_command(  # type: ignore[no-untyped-call]
+                    "EVALSHA", sha, len(keys), *keys, *command.argv(context)
+                )
+            except (
+                redis_errors.NoScriptError,
+                redis_errors.ReadOnlyError,
+                IncarnationError,
+            ) as error:
+                failure = f"the server must be opened again ({error})"
+                self._reopen()
+            except redis_errors.OutOfMemoryError as error:
+                raise error_from(f"OOM {error}") from error
+            except redis_errors.BusyLoadingError as error:
+                failure = str(error)
+            except redis_errors.ResponseError as error:
+                meaning = error_from(str(error))
+                if not isinstance(meaning, FencedError):
+                    raise meaning from error
+                failure = str(meaning)
+                self._reopen()
+                if isinstance(command, HydrateQuota):  # what was read is of another epoch
+                    raise meaning from error
+            except (redis_errors.RedisError, OSError) as error:
+                failure = str(error) or type(error).__name__
+            else:
+                return command.parse(reply)
+            if time.monotonic() + pause >= deadline:
+                raise self._too_late(failure)
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+    def _too_late(self, failure: str) -> EngineUnavailableError:
+        seconds = self._settings.call_timeout_seconds
+        return EngineUnavailableError(
+            f"no answer within {seconds:g} s: {failure}. The outcome is unknown: retry with the"
+            " same id, or run `quota-engine doctor`."
+        )
+
+    def _context(self, command: Command[Any]) -> tuple[Redis, Context]:
+        """Return the client and what it adds to this command."""
+        if self._opened is None or self._redis is None:
+            self._reopen()
+        opened, redis = self._opened, self._redis
+        if opened is None or redis is None:
+            raise EngineUnavailableError("the engine is closed")
+        shard = shard_of(command.quota.account, opened.shards)
+        now_ms = self.now_ms()
+        context = self._contexts.get(shard)
+        if context is None or now_ms is not None:
+            context = Context(
+                ShardKeys(shard),
+                opened.epochs[shard],
+                now_ms,
+                self._settings.horizon_ms,
+                self._settings.due_max,
+            )
+            self._contexts[shard] = context
+        return redis, context
+
+    def _reopen(self) -> None:
+        """Ask the gate, and forget every connection that was made before."""
+        seen = self._opened
+        opened = in_place(self._backing.reopen, seen)
+        if self._redis is None:
+            self._redis = self._client()
+        elif opened is not seen:
+            self._redis.connection_pool.disconnect(inuse_connections=False)
+        self._contexts = {}
+        self._opened = opened
+
+    def _client(self) -> Redis:
+        settings = self._settings
+        try:
+            pool = BlockingConnectionPool.from_url(
+                self._redis_url,
+                max_connections=settings.connections_max,
+                timeout=settings.call_timeout_seconds,
+                decode_responses=True,
+                encoding_errors="surrogateescape",
+                protocol=2,
+                socket_timeout=settings.socket_timeout_seconds,
+                socket_connect_timeout=settings.connect_timeout_seconds,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_error=[],
+                redis_connect_func=self._check_incarnation,
+            )
+        except ValueError as error:
+            raise InvalidArgumentError(f"the Redis URL is no URL: {error}") from error
+        return Redis.from_pool(pool)
+
+    def _check_incarnation(self, connection: Any) -> None:
+        """Greet a new connection, and refuse it when another incarnation answers."""
+        connection.on_connect()
+        connection.send_command("INFO", "server", "replication")
+        told = str(connection.read_response())
+        rows = dict(line.partition(":")[::2] for line in told.splitlines())
+        incarnation = f"{rows.get('run_id', '')}:{rows.get('master_replid', '')}"
+        opened = self._opened
+        if opened is not None and incarnation != opened.incarnation:
+            raise IncarnationError("the server was restarted or replaced")

@@ -1,0 +1,110 @@
+"""Arguments of the public methods, checked and turned into what commands carry."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from quota_engine.amounts import AMOUNT_MAX, checked_amount
+from quota_engine.commands import GrantTerms
+from quota_engine.errors import InvalidArgumentError
+from quota_engine.ids import checked_account, checked_quota_type
+from quota_engine.instants import NEVER_MS, to_ms
+from quota_engine.keys import QuotaName
+from quota_engine.settings import Settings
+
+TTL_MAX_SECONDS = 86_400
+PRIORITY_MAX = 1_000_000
+TEXT_LENGTH_MAX = 2_000
+
+GRANT_SOURCES = (
+    "membership",
+    "purchase",
+    "admin_grant",
+    "batch_admin_grant",
+    "promotion",
+    "rollover",
+    "refund",
+)
+
+
+def checked_quota(account: object, quota_type: object, settings: Settings) -> QuotaName:
+    """Return the quota that two arguments name; the type must be one of the deployment's."""
+    name = QuotaName(checked_account(account), checked_quota_type(quota_type))
+    known = settings.known_quota_types
+    if name.quota_type not in known and not name.quota_type.startswith("credit_"):
+        raise InvalidArgumentError(
+            f"unknown quota type {name.quota_type}: known are {', '.join(sorted(known))} and"
+            " credit_<currency>; add own ones with QUOTA_ENGINE_QUOTA_TYPES"
+        )
+    return name
+
+
+def checked_ttl_ms(ttl: object) -> int:
+    """Return seconds to live as milliseconds: above 0, at most a day."""
+    is_number = isinstance(ttl, int | float) and not isinstance(ttl, bool)
+    if not is_number or not math.isfinite(ttl) or not 0.001 <= ttl <= TTL_MAX_SECONDS:  # type: ignore[arg-type, operator]
+        raise InvalidArgumentError(
+            f"ttl must be seconds above 0 and at most {TTL_MAX_SECONDS}, not {ttl!r:.80}"
+        )
+    return int(ttl * 1000)  # type: ignore[operator]
+
+
+def checked_text(text: object, *, name: str) -> str | None:
+    """Return a text of the caller that is kept with an entry, or None."""
+    if text is None:
+        return None
+    if not isinstance(text, str) or len(text) > TEXT_LENGTH_MAX:
+        raise InvalidArgumentError(
+            f"{name} must be a str of at most {TEXT_LENGTH_MAX} characters, not {text!r:.80}"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{name} holds half a character: {text!r:.80}") from error
+    if "\x00" in text:
+        raise InvalidArgumentError(f"{name} must not hold a NUL character")
+    return text
+
+
+def checked_overdraft_limit(limit: object) -> int | None:
+    """Return an overdraft limit in units; None: unlimited."""
+    if limit is None:
+        return None
+    return checked_amount(limit, zero_allowed=True, name="overdraft limit")
+
+
+def checked_terms(
+    amount: object,
+    *,
+    source: object,
+    reference: object,
+    description: object,
+    priority: object,
+    starts_at: datetime | None,
+    expires_at: datetime | None,
+) -> GrantTerms:
+    """Return the terms of a grant; raise for what no grant can mean."""
+    if source not in GRANT_SOURCES:
+        raise InvalidArgumentError(
+            f"source must be one of {', '.join(GRANT_SOURCES)}, not {source!r:.80}"
+        )
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise InvalidArgumentError(f"priority must be a whole number, not {priority!r:.80}")
+    if abs(priority) > PRIORITY_MAX:
+        raise InvalidArgumentError(f"priority must be within ±{PRIORITY_MAX}, not {priority}")
+    starts_at_ms = 0 if starts_at is None else to_ms(starts_at, name="starts_at")
+    expires_at_ms = NEVER_MS if expires_at is None else to_ms(expires_at, name="expires_at")
+    if not 0 <= starts_at_ms < expires_at_ms <= AMOUNT_MAX:
+        raise InvalidArgumentError(
+            f"a grant must end after it starts: starts_at {starts_at}, expires_at {expires_at}"
+        )
+    return GrantTerms(
+        amount=checked_amount(amount),
+        source=str(source),
+        reference=checked_text(reference, name="reference"),
+        description=checked_text(description, name="description"),
+        priority=priority,
+        starts_at_ms=starts_at_ms,
+        expires_at_ms=expires_at_ms,
+    )

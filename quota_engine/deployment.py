@@ -1,0 +1,208 @@
+"""
+One process's hold on a deployment: its servers, its ledger, the gate, and the jobs by name.
+
+Clients, workers and the CLI all begin here. Every method may block; all are safe in threads.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from quota_engine.commands import FreezeQuota, HoldFate, IntentFate, IssueGrant, Snapshot
+from quota_engine.embedded import ensure_servers
+from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
+from quota_engine.events import parse_entry
+from quota_engine.history import HistoryEntry, history_entry
+from quota_engine.jobs import gate, persist
+from quota_engine.jobs.gate import Opened
+from quota_engine.jobs.reconcile import ReconcileReport, reconcile
+from quota_engine.jobs.running import run_command
+from quota_engine.keys import QuotaName
+from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.migrate import check_migrated, upgrade
+from quota_engine.outbox import Outbox
+from quota_engine.settings import Settings
+
+#: The pause of one who waits for another's drain.
+WAIT_SECONDS = 0.05
+
+
+class Deployment:
+    """The servers, the ledger and the gate of one deployment, for one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Reach both stores; start the home's own where the settings name none."""
+        self.settings = settings
+        self.is_embedded = settings.redis_url is None and settings.database_url is None
+        self.redis_url, self.database_url = server_urls(settings)
+        self.client = redis_client(self.redis_url, settings)
+        self.ledger = self._open_ledger()
+        self._lock = threading.Lock()
+        self._opened: Opened | None = None
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _open_ledger(self) -> Ledger:
+        if self.is_embedded:
+            upgrade(self.database_url)
+        ledger = Ledger.open(self.database_url)
+        check_migrated(ledger.engine)
+        return ledger
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close the connections to both stores."""
+        self.client.close()
+        self.ledger.close()
+
+    # -- the gate
+
+    @property
+    def opened(self) -> Opened:
+        """The open deployment; asks the gate the first time."""
+        return self._opened or self.reopen(None)
+
+    def reopen(self, seen: object) -> Opened:
+        """Return an open deployment; ask the gate unless another thread just has."""
+        with self._lock:
+            current = self._opened
+            if current is not None and current is not seen:
+                return current
+            opened = gate.ensure_open(
+                self.client, self.ledger, self.settings, allow_wiped=self.is_embedded
+            )
+            self._opened = current if opened == current and current is not None else opened
+            return self._opened
+
+    # -- the ledger, as clients ask it
+
+    def read_snapshot(self, quota: QuotaName) -> Snapshot:
+        """Return a quota as the ledger last knew it."""
+        return self.ledger.read_snapshot(quota, self.settings.horizon_ms)
+
+    def find_hold(self, quota: QuotaName, hold_id: str) -> HoldFate:
+        """Return what became of a hold."""
+        return self.ledger.find_hold(quota, hold_id)
+
+    def record_intent(self, command: IssueGrant) -> IntentFate:
+        """Promise a grant; tell whether that is new, and how it was kept if it was."""
+        intent, is_new = self.ledger.record_intent(
+            command.quota, command.grant_id, command.terms, command.details
+        )
+        applied = None
+        if intent.applied_version is not None:
+            applied = self.ledger.find_operation(command.quota, command.grant_id)
+        return IntentFate(is_new, applied)
+
+    def withdraw_intent(self, quota: QuotaName, grant_id: str) -> None:
+        """Forget the promise of a grant that was refused."""
+        self.ledger.withdraw_intent(quota, grant_id)
+
+    def history(self, quota: QuotaName) -> Sequence[HistoryEntry]:
+        """Return a quota's entries, oldest first: the pending ones are read before the rest."""
+        shard = self.ledger.shard_of(quota)
+        cursor = self.ledger.read_shards()[shard].cursor
+        pending = Outbox(self.client, shard).pending_of(quota, cursor)
+        entries = [
+            history_entry(
+                recorded.entry,
+                recorded.chain,
+                recorded_at=recorded.recorded_at,
+                duplicate_of=recorded.duplicate_of,
+            )
+            for recorded in self.ledger.history(quota)
+        ]
+        known = entries[-1].version if entries else 0
+        for event in pending:
+            entry = parse_entry(event.entry.decode())
+            if entry.version > known:
+                entries.append(history_entry(entry, event.chain.decode(), recorded_at=None))
+        return entries
+
+    # -- the drain
+
+    def persist(self, quota: QuotaName) -> None:
+        """Help to persist what this quota's outbox holds, or wait a little for who does."""
+        outcome = persist.persist_batch(
+            self.client,
+            self.ledger,
+            self.ledger.shard_of(quota),
+            batch_max=self.settings.persist_batch_max,
+            on_freeze=self.freeze,
+        )
+        if outcome.status != "persisted":
+            time.sleep(WAIT_SECONDS)
+
+    def persist_tail(self, quota: QuotaName) -> None:
+        """Return once everything that this quota's outbox holds now is persisted."""
+        shard = self.ledger.shard_of(quota)
+        tail = Outbox(self.client, shard).last_id()
+        deadline = time.monotonic() + self.settings.call_timeout_seconds
+        while tail is not None and self.ledger.read_shards()[shard].cursor < tail:
+            if time.monotonic() >= deadline:
+                raise EngineUnavailableError(
+                    f"shard {shard} was not drained in time; is a worker running?"
+                )
+            self.persist(quota)
+
+    def drain(self) -> int:
+        """Persist everything that is pending now; return how many entries that was."""
+        return persist.drain(
+            self.client,
+            self.ledger,
+            range(self.opened.shards),
+            self.freeze,
+            batch_max=self.settings.persist_batch_max,
+        )
+
+    def freeze(self, quota: QuotaName, reason: str) -> None:
+        """Mark a quota as frozen in Redis; one that is not loaded brings the mark itself."""
+        try:
+            run_command(self.client, self.opened, FreezeQuota(quota=quota, reason=reason))
+        except QuotaError as error:
+            raise EngineUnavailableError(f"{quota} could not be frozen: {error}") from error
+
+    def reconcile(
+        self, *, repair: bool = False, progress: Callable[[int], None] | None = None
+    ) -> ReconcileReport:
+        """Compare every quota in Redis with the ledger and what is pending."""
+        return reconcile(
+            self.client, self.ledger, opened=self.opened, repair=repair, progress=progress
+        )
+
+
+def server_urls(settings: Settings) -> tuple[str, str]:
+    """Return the URLs of Redis and PostgreSQL; start the home's own where none are set."""
+    if settings.redis_url and settings.database_url:
+        return settings.redis_url, settings.database_url
+    if settings.redis_url or settings.database_url:
+        missing = "QUOTA_ENGINE_DATABASE_URL" if settings.redis_url else "QUOTA_ENGINE_REDIS_URL"
+        raise InvalidArgumentError(
+            f"set both URLs or none: {missing} is missing (with none, the engine starts its own"
+            " servers)"
+        )
+    urls = ensure_servers(settings.home.expanduser())
+    return urls.redis_url, urls.database_url
+
+
+def redis_client(url: str, settings: Settings) -> redis.Redis:
+    """Return a client for jobs: no retries of its own, replies as bytes."""
+    try:
+        return redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=settings.socket_timeout_seconds,
+            socket_connect_timeout=settings.connect_timeout_seconds,
+            retry=Retry(NoBackoff(), 0),
+            retry_on_error=[],
+        )
+    except ValueError as error:
+        raise InvalidArgumentError(f"the Redis URL is no URL: {error}") from error

@@ -1,0 +1,173 @@
+"""The engine clients that applications import: calls bound to one deployment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import ValidationError
+
+from quota_engine._async.calls import AsyncCalls
+from quota_engine._async.transport import AsyncTransport, Clock
+from quota_engine._sync.calls import Calls
+from quota_engine._sync.transport import Transport
+from quota_engine.deployment import Deployment
+from quota_engine.errors import InvalidArgumentError
+from quota_engine.settings import Settings
+
+
+def read_settings(redis_url: str | None, database_url: str | None, **others: Any) -> Settings:
+    """Return the settings of the environment, with these instead of theirs."""
+    given = {"redis_url": redis_url, "database_url": database_url, **others}
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise InvalidArgumentError(f"settings: {problems}") from None
+
+
+class QuotaEngine(Calls):
+    """
+    The engine for threads: see ``Calls`` for what it does, ``open`` for how to get one.
+
+    Safe to share between threads, and to keep over a fork.
+    """
+
+    def __init__(self, deployment: Deployment, *, clock: Clock | None = None) -> None:
+        self.deployment = deployment
+        transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
+        super().__init__(transport, deployment, deployment.settings)
+
+    @classmethod
+    def open(
+        cls,
+        redis_url: str | None = None,
+        database_url: str | None = None,
+        *,
+        clock: Clock | None = None,
+        home: str | Path | None = None,
+        **settings: Any,
+    ) -> QuotaEngine:
+        """
+        Reach a deployment, or start one's own.
+
+        URLs come from the arguments, else from ``QUOTA_ENGINE_*``; with none, the engine starts
+        its own servers under ``home``. ``clock`` returns aware datetimes and then decides every
+        time that this client sends; by default the server's does. Other keywords are settings.
+        Raises ``EngineUnavailableError`` with what to do.
+        """
+        deployment = Deployment(read_settings(redis_url, database_url, home=home, **settings))
+        try:
+            engine = cls(deployment, clock=clock)
+            engine._transport.connect()
+        except BaseException:
+            deployment.close()
+            raise
+        return engine
+
+    def close(self) -> None:
+        """Close every connection. Servers that the engine started keep running."""
+        self._transport.close()
+        self.deployment.close()
+
+    def __enter__(self) -> QuotaEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncQuotaEngine(AsyncCalls):
+    """
+    The engine for asyncio: the same methods, awaited.
+
+    ``await AsyncQuotaEngine.open(…)``, or ``async with AsyncQuotaEngine.open(…) as engine``.
+    """
+
+    def __init__(self, deployment: Deployment, *, clock: Clock | None = None) -> None:
+        self.deployment = deployment
+        transport = AsyncTransport(deployment.redis_url, deployment, deployment.settings, clock)
+        super().__init__(transport, deployment, deployment.settings)
+
+    @classmethod
+    def open(
+        cls,
+        redis_url: str | None = None,
+        database_url: str | None = None,
+        *,
+        clock: Clock | None = None,
+        home: str | Path | None = None,
+        **settings: Any,
+    ) -> AsyncOpening:
+        """Return what opens an engine when awaited or entered: see ``QuotaEngine.open``."""
+        given = {"redis_url": redis_url, "database_url": database_url, "home": home, **settings}
+        return AsyncOpening(cls, given, clock)
+
+    async def aclose(self) -> None:
+        """Close every connection. Servers that the engine started keep running."""
+        await self._transport.close()
+        await asyncio.to_thread(self.deployment.close)
+
+    async def close(self) -> None:
+        """Close every connection: the same as ``aclose``."""
+        await self.aclose()
+
+    async def __aenter__(self) -> AsyncQuotaEngine:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+class AsyncOpening:
+    """An engine about to be opened: await it, or enter it."""
+
+    def __init__(
+        self, kind: type[AsyncQuotaEngine], given: dict[str, Any], clock: Clock | None
+    ) -> None:
+        self._kind = kind
+        self._given = given
+        self._clock = clock
+        self._engine: AsyncQuotaEngine | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncQuotaEngine]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> AsyncQuotaEngine:
+        self._engine = await self._open()
+        return self._engine
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._engine is not None:
+            await self._engine.aclose()
+
+    async def _open(self) -> AsyncQuotaEngine:
+        settings = read_settings(**self._given)
+        deployment = await asyncio.to_thread(Deployment, settings)
+        try:
+            engine = self._kind(deployment, clock=self._clock)
+            await engine._transport.connect()
+        except BaseException:
+            deployment.close()
+            raise
+        return engine

@@ -1,0 +1,169 @@
+"""
+Operations that take more than one step.
+
+A flow is a generator: it yields a step, is sent the answer (or the error), and returns the
+outcome. It reads from top to bottom and never awaits, so the sync and the async engine share it
+word for word. Waiting is the transport's: it bounds every flow by its deadline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+from quota_engine.commands import (
+    AwaitDrain,
+    CapturedHold,
+    CaptureHold,
+    CatchUp,
+    CaughtUp,
+    Command,
+    ExtendedHold,
+    ExtendHold,
+    FindHold,
+    Flow,
+    HoldFate,
+    HydrateQuota,
+    IntentFate,
+    IssuedGrant,
+    IssueGrant,
+    PersistTail,
+    ReadBalance,
+    ReadSnapshot,
+    RecordIntent,
+    ReleasedHold,
+    ReleaseHold,
+    Snapshot,
+    WithdrawIntent,
+)
+from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
+from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
+from quota_engine.errors import (
+    HoldClosedError,
+    HoldNotFoundError,
+    IdempotencyConflictError,
+    InvalidArgumentError,
+    QuotaFrozenError,
+)
+from quota_engine.keys import QuotaName
+
+T = TypeVar("T")
+
+
+def settled(command: Command[T]) -> Flow[T]:
+    """
+    Run a command until it has an answer: hydrate what Redis lacks, catch up with what is due.
+
+    A quota that nobody knows answers by itself and is not made, unless the command makes one.
+    """
+    while True:
+        try:
+            result: T = yield command
+        except QuotaNotLoadedError:
+            if not (yield from hydrated(command.quota, may_create=command.may_create)):
+                return command.unknown()
+        except CatchUpError:
+            yield from caught_up(command.quota)
+        else:
+            return result
+
+
+def hydrated(quota: QuotaName, *, may_create: bool = False) -> Flow[bool]:
+    """Load a quota from the ledger; return False if nobody knows it and none was made."""
+    while True:
+        snapshot: Snapshot = yield ReadSnapshot(quota)
+        command = HydrateQuota(snapshot=snapshot, may_create=may_create)
+        try:
+            outcome: str = yield command
+        except FencedError:
+            continue
+        if outcome == WAIT_DRAIN:
+            yield AwaitDrain(quota)
+        else:
+            return outcome != UNKNOWN
+
+
+def caught_up(quota: QuotaName) -> Flow[int]:
+    """Apply everything that is due; return how many changes that was."""
+    applied = 0
+    while True:
+        try:
+            caught: CaughtUp = yield CatchUp(quota=quota)
+        except QuotaNotLoadedError:
+            if not (yield from hydrated(quota)):
+                return applied
+            continue
+        applied += caught.applied
+        if not caught.is_more_due:
+            return applied
+
+
+def captured(command: CaptureHold) -> Flow[CapturedHold]:
+    """Capture a hold; one that Redis has forgotten is charged late if the ledger knows it."""
+    try:
+        return (yield from settled(command))
+    except HoldNotFoundError:
+        fate = yield from fate_of(command.quota, command.hold_id)
+        if not fate.was_placed:
+            raise
+    if command.is_final and fate.capture is not None:
+        if fate.capture.fingerprint != command.fingerprint:
+            raise IdempotencyConflictError(
+                f"hold {command.hold_id} was captured before with other arguments"
+            )
+        return command.captured(fate.capture, replayed=True)
+    return (yield from settled(replace(command, is_known=True)))
+
+
+def released(command: ReleaseHold) -> Flow[ReleasedHold]:
+    """Release a hold; one that was closed long ago changes nothing."""
+    try:
+        return (yield from settled(command))
+    except HoldNotFoundError:
+        fate = yield from fate_of(command.quota, command.hold_id)
+        if not fate.was_placed:
+            raise
+    return command.released(0, replayed=False)
+
+
+def extended(command: ExtendHold) -> Flow[ExtendedHold]:
+    """Extend a hold; say whether one that is not open was ever placed."""
+    try:
+        return (yield from settled(command))
+    except HoldNotFoundError as error:
+        fate = yield from fate_of(command.quota, command.hold_id)
+        if not fate.was_placed:
+            raise
+        raise HoldClosedError(
+            f"hold {command.hold_id} was captured, released or has expired"
+        ) from error
+
+
+def fate_of(quota: QuotaName, hold_id: str) -> Flow[HoldFate]:
+    """Ask the ledger about a hold; "never placed" counts once it knows all that Redis knows."""
+    known = yield from settled(ReadBalance(quota=quota, with_grants=False))
+    while True:
+        fate: HoldFate = yield FindHold(quota, hold_id)
+        if fate.was_placed or fate.version >= known.version:
+            return fate
+        yield AwaitDrain(quota)
+
+
+def issued(command: IssueGrant) -> Flow[IssuedGrant]:
+    """
+    Issue a grant: promised in the ledger first, then applied in Redis by the same id.
+
+    An intent that somebody else recorded may have been applied long ago: then it is applied only
+    after all that the outbox holds now has been persisted. A refused grant leaves no intent.
+    """
+    intent: IntentFate = yield RecordIntent(command)
+    if not intent.is_new and intent.applied is None:
+        yield PersistTail(command.quota)
+        intent = yield RecordIntent(command)
+    if intent.applied is not None:
+        return command.issued(intent.applied, replayed=True)
+    try:
+        return (yield from settled(command))
+    except (InvalidArgumentError, QuotaFrozenError):
+        yield WithdrawIntent(command.quota, command.grant_id)
+        raise
