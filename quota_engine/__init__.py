@@ -1,6 +1,7 @@
 """Quotas for large-model APIs: Redis decides, PostgreSQL remembers."""
 
-from quota_engine.engine import AsyncQuotaEngine, QuotaEngine
+from typing import TYPE_CHECKING, Any
+
 from quota_engine.errors import (
     BackpressureError,
     EngineFault,
@@ -17,6 +18,9 @@ from quota_engine.errors import (
     QuotaInsufficientError,
 )
 from quota_engine.usage import Usage
+
+if TYPE_CHECKING:
+    from quota_engine.engine import AsyncQuotaEngine, QuotaEngine
 
 __all__ = [
     "AsyncQuotaEngine",
@@ -36,3 +40,12 @@ __all__ = [
     "QuotaInsufficientError",
     "Usage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engines when they are first asked for: the CLI's help needs neither driver."""
+    if name in ("AsyncQuotaEngine", "QuotaEngine"):
+        from quota_engine import engine  # noqa: PLC0415
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
