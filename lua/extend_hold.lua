@@ -93,7 +93,6 @@ if ttl_ms > 0 then
   hold.expires_at = state.now + ttl_ms
   quotas.expect(state, "a:" .. hold_id, hold.expires_at)
 end
-holds.keep(state, hold)
 if growth > 0 then
   local covered, allocations = grants.take(state, math.min(growth, state.remaining), true)
   for _, word in ipairs(allocations) do
@@ -106,6 +105,7 @@ if growth > 0 then
     amount = hold.amount, subject = hold_id, terms = amounts.text(hold.expires_at),
   }))
 end
+holds.keep(state, hold)
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
 return quotas.commit(state) or { "EXTENDED", amounts.text(hold.amount), amounts.text(hold.expires_at) }

@@ -45,7 +45,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import the engines when they are first asked for: the CLI's help needs neither driver."""
     if name in ("AsyncQuotaEngine", "QuotaEngine"):
-        from quota_engine import engine  # noqa: PLC0415
+        from quota_engine import engine
 
         return getattr(engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
