@@ -82,7 +82,7 @@ elseif growth > 0 and state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
 end
 local spendable = quotas.spendable(state)
-if growth > spendable then
+if growth > 0 and growth > spendable then
   return { "DENIED", amounts.text(hold.amount + math.max(spendable, 0)) }
 end
 if redis.call("EXISTS", outbox_key) == 0 then
