@@ -136,8 +136,7 @@ class AsyncTransport:
                 redis_errors.ReadOnlyError,
                 IncarnationError,
             ) as error:
-                failure = f"the server must be opened again ({error})"
-                await self._reopen()
+                failure = await self._reopen_or_say() or f"it was opened again ({error})"
             except redis_errors.OutOfMemoryError as error:
                 raise error_from(f"OOM {error}") from error
             except redis_errors.BusyLoadingError as error:
@@ -146,8 +145,7 @@ class AsyncTransport:
                 meaning = error_from(str(error))
                 if not isinstance(meaning, FencedError):
                     raise meaning from error
-                failure = str(meaning)
-                await self._reopen()
+                failure = await self._reopen_or_say() or str(meaning)
                 if isinstance(command, HydrateQuota):  # what was read is of another epoch
                     raise meaning from error
             except (redis_errors.RedisError, OSError) as error:
@@ -186,6 +184,14 @@ class AsyncTransport:
             )
             self._contexts[shard] = context
         return redis, context
+
+    async def _reopen_or_say(self) -> str:
+        """Ask the gate; return why it could not open now, or nothing. A call waits for it."""
+        try:
+            await self._reopen()
+        except EngineUnavailableError as error:
+            return str(error)
+        return ""
 
     async def _reopen(self) -> None:
         """Ask the gate, and forget every connection that was made before."""
