@@ -80,12 +80,14 @@ class AsyncCalls:
         priority: int = 50,
         starts_at: datetime | None = None,
         expires_at: datetime | None = None,
+        actor: str | None = None,
     ) -> IssuedGrant:
         """
         Put quota in, live from ``starts_at`` (now) until ``expires_at`` (never), exactly.
 
-        Idempotent by ``grant_id``; other terms raise ``IdempotencyConflictError``. Promised in
-        PostgreSQL first: after ``EngineUnavailableError`` the workers issue it by that promise.
+        ``actor``: who did it, kept with the entry. Idempotent by ``grant_id``; other terms raise
+        ``IdempotencyConflictError``. Promised in PostgreSQL first: after
+        ``EngineUnavailableError`` the workers issue it by that promise.
         """
         quota = self._quota(account, quota_type)
         terms = checked_terms(
@@ -97,7 +99,12 @@ class AsyncCalls:
             starts_at=starts_at,
             expires_at=expires_at,
         )
-        details = {"source": terms.source, "reference": reference, "description": description}
+        details = {
+            "source": terms.source,
+            "reference": reference,
+            "description": description,
+            "actor": checked_text(actor, name="actor"),
+        }
         command = IssueGrant(
             quota=quota,
             grant_id=self._id(grant_id, "grant"),
@@ -108,7 +115,13 @@ class AsyncCalls:
         return await self._transport.drive(flows.issued(command))
 
     async def void_grant(
-        self, account: str, quota_type: str, grant_id: str, *, reference: str | None = None
+        self,
+        account: str,
+        quota_type: str,
+        grant_id: str,
+        *,
+        reference: str | None = None,
+        actor: str | None = None,
     ) -> VoidedGrant:
         """
         Cancel what remains of a grant; what was used, or is held, stays with who has it.
@@ -118,7 +131,12 @@ class AsyncCalls:
         command = VoidGrant(
             quota=self._quota(account, quota_type),
             grant_id=checked_id(grant_id, name="grant id"),
-            details=details_text({"reference": checked_text(reference, name="reference")}),
+            details=details_text(
+                {
+                    "reference": checked_text(reference, name="reference"),
+                    "actor": checked_text(actor, name="actor"),
+                }
+            ),
         )
         return await self._transport.drive(flows.settled(command))
 
