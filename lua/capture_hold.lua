@@ -44,8 +44,10 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
 ]]
+--- @include "lib/entries"
 --- @include "lib/holds"
 --- @include "lib/settlement"
+--- @include "lib/operations"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -29,6 +29,7 @@ ERRORS                          (in the order they are checked)
   FENCED            another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED  not in Redis: hydrate, then retry
 ]]
+--- @include "lib/amounts"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

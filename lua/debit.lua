@@ -40,6 +40,9 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/operations"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -41,7 +41,11 @@ ERRORS                          (in the order they are checked)
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
 ]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/grants"
 --- @include "lib/holds"
+--- @include "lib/operations"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

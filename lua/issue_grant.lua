@@ -45,7 +45,11 @@ ERRORS                          (in the order they are checked)
   TOO_MANY_GRANTS       the quota has grants_max grants
   AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
 ]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/grants"
 --- @include "lib/burn_down"
+--- @include "lib/operations"
 --- @include "lib/quotas"
 
 -- version, chain, sums, limits, head: what the hash holds beside its grants.

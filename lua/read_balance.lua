@@ -23,6 +23,9 @@ ERRORS                          (in the order they are checked)
   QUOTA_NOT_LOADED  not in Redis: hydrate, then retry
   CATCH_UP          more than due_max changes are due: run catch_up, then retry
 ]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/grants"
 --- @include "lib/quotas"
 
 local versions_key, quota_key, holds_key, changes_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -38,7 +38,11 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   GRANT_NOT_FOUND       no such grant, or nothing of it is left
 ]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/grants"
 --- @include "lib/burn_down"
+--- @include "lib/operations"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]

@@ -4,6 +4,7 @@ burn_down: the list of live grants, and what joins or leaves it.
 Inserting and unlinking walk from the head to the place; a grant that flows back usually belongs near
 the head, since it was taken from there.
 ]]
+--- @include "lib/entries"
 --- @include "lib/grants"
 local burn_down = {}
 

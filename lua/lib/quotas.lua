@@ -11,7 +11,6 @@ holds), held, debt, pending (sum over grants not yet started), overdraft (a numb
 frozen (the reason), next_change_at (no change comes before it), head, g:<grant_id>.
 ]]
 --- @include "lib/amounts"
---- @include "lib/entries"
 --- @include "lib/grants"
 --- @include "lib/operations"
 --- @lazy "lib/due"
