@@ -25,6 +25,14 @@ class Commands(LazyGroup):
     """Every noun, in the order in which a newcomer meets them."""
 
     entries: ClassVar[Mapping[str, Entry]] = {
+        "grants": Entry("quota_engine.cli.grants:app", "Put quota in, and take it back."),
+        "accounts": Entry("quota_engine.cli.accounts:app", "See what an account has, and why."),
+        "holds": Entry("quota_engine.cli.holds:app", "See and release what is set aside."),
+        "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
+        "reconcile": Entry(
+            "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
+        ),
+        "doctor": Entry("quota_engine.cli.doctor:app", "See all health on one screen."),
         "servers": Entry(
             "quota_engine.cli.servers:app", "Start, stop and see the home's servers."
         ),

@@ -50,20 +50,26 @@ class Finding:
     version: int | None = None
 
 
-def verify(ledger: Ledger, progress: Progress | None = None) -> Iterator[Finding]:
-    """Yield every disagreement in the ledger, quota by quota. Reads each row once."""
+def verify(
+    ledger: Ledger, progress: Progress | None = None, *, prefix: str = ""
+) -> Iterator[Finding]:
+    """
+    Yield every disagreement in the ledger, quota by quota. Reads each row once.
+
+    ``prefix``: only of accounts that begin with it.
+    """
     with ledger.transaction() as connection:
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
-        yield from _verify(connection, progress or (lambda count: None))
+        yield from _verify(connection, progress or (lambda count: None), prefix)
 
 
-def _verify(connection: Connection, progress: Progress) -> Iterator[Finding]:
+def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator[Finding]:
     streams = [
-        _by_quota(_stream(connection, tables.ledger_entries, "version")),
-        _by_quota(_stream(connection, tables.quotas)),
-        _by_quota(_stream(connection, tables.grants, "grant_id")),
-        _by_quota(_stream(connection, tables.holds, "hold_id")),
-        _by_quota(_stream(connection, tables.usage_records, "version")),
+        _by_quota(_stream(connection, prefix, tables.ledger_entries, "version")),
+        _by_quota(_stream(connection, prefix, tables.quotas)),
+        _by_quota(_stream(connection, prefix, tables.grants, "grant_id")),
+        _by_quota(_stream(connection, prefix, tables.holds, "hold_id")),
+        _by_quota(_stream(connection, prefix, tables.usage_records, "version")),
     ]
     count = 0
     for name, (entries, heads, grants, holds, usage) in _side_by_side(streams):
@@ -78,14 +84,16 @@ def _verify(connection: Connection, progress: Progress) -> Iterator[Finding]:
         yield from _grant_findings(replay.log, grants)
         yield from _hold_findings(replay, holds)
     progress(count)
-    yield from _duplicate_findings(connection)
+    yield from _duplicate_findings(connection, prefix)
 
 
-def _stream(connection: Connection, table: Table, *order: str) -> Rows:
+def _stream(connection: Connection, prefix: str, table: Table, *order: str) -> Rows:
     """Return a table's rows in the order of their quotas, fetched page by page."""
     query = select(table).order_by(
         table.c.account, table.c.quota_type, *(table.c[name] for name in order)
     )
+    if prefix:
+        query = query.where(table.c.account.startswith(prefix, autoescape=True))
     result = connection.execution_options(yield_per=PAGE).execute(query)
     return iter(result)
 
@@ -279,13 +287,13 @@ def _hold_facts(hold: Hold) -> tuple[object, ...]:
     )
 
 
-def _duplicate_findings(connection: Connection) -> Iterator[Finding]:
+def _duplicate_findings(connection: Connection, prefix: str) -> Iterator[Finding]:
     """Yield operation ids that two entries claim to have used first."""
     table = tables.ledger_entries
     key = (table.c.account, table.c.quota_type, table.c.operation_id)
     repeated = (
         select(*key, func.max(table.c.version).label("version"))
-        .where(table.c.duplicate_of.is_(None))
+        .where(table.c.duplicate_of.is_(None), table.c.account.startswith(prefix, autoescape=True))
         .group_by(*key)
         .having(func.count() > 1)
     )

@@ -1,0 +1,269 @@
+"""
+Health: look at both stores and say what is wrong and what to do. It only looks.
+
+Whatever fails, the look goes on with what is left, so that one screen shows everything. The
+deployment is neither opened nor recovered: what a command's first call will do is said instead.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import redis
+from sqlalchemy import text
+
+from quota_engine.errors import EngineUnavailableError, QuotaError
+from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError, parse_entry
+from quota_engine.jobs import gate_rules, gate_server
+from quota_engine.jobs.pinned import PinnedConnection
+from quota_engine.jobs.server_check import check_server, read_info
+from quota_engine.ledger import Ledger, epochs, listing
+from quota_engine.ledger.connection import answering
+from quota_engine.ledger.migrate import newest, revision_of
+from quota_engine.outbox import Outbox
+
+#: Waiting longer than this, entries lack somebody who persists them.
+LAG_MAX_SECONDS = 15.0
+CLOCK_DIFFERENCE_MAX_SECONDS = 60.0
+#: Above this share of maxmemory, new holds will be refused soon.
+MEMORY_SHARE_MAX = 0.8
+FROZEN_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. ``fix`` says what to do; not fatal: worth knowing."""
+
+    code: str
+    message: str
+    fix: str
+    is_fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardHealth:
+    """One shard: its outbox, and how far it is persisted."""
+
+    shard: int
+    epoch: int
+    length: int
+    pending: int
+    #: Age of the oldest entry that is not persisted yet, 0 when none waits.
+    lag_seconds: float
+    last_drain_at: datetime | None
+    stopped: str | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Health:
+    """What one look has found. Facts are words for a person, in the order they were found."""
+
+    facts: dict[str, str] = field(default_factory=dict)
+    shards: list[ShardHealth] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing fatal was found."""
+        return not any(problem.is_fatal for problem in self.problems)
+
+    def note(self, code: str, message: str, fix: str, *, is_fatal: bool = True) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(code, message, fix, is_fatal))
+
+
+def examine(client: redis.Redis, redis_place: str, database_url: str) -> Health:
+    """Look at both stores. ``client`` must not decode replies."""
+    health = Health()
+    redis_answers = _examine_redis(health, client, redis_place)
+    try:
+        ledger = Ledger.open(database_url)
+    except QuotaError as error:
+        health.note("postgresql", f"PostgreSQL cannot be used: {error}", DATABASE_FIX)
+        return health
+    with ledger:
+        if _examine_tables(health, ledger):
+            _examine_ledger(health, ledger)
+            if redis_answers:
+                _examine_gate(health, client, ledger)
+                _examine_shards(health, client, ledger)
+                _examine_clocks(health, client, ledger)
+    return health
+
+
+REDIS_FIX = "start it, or correct QUOTA_ENGINE_REDIS_URL"
+DATABASE_FIX = "start it, or correct QUOTA_ENGINE_DATABASE_URL"
+
+
+def _examine_redis(health: Health, client: redis.Redis, place: str) -> bool:
+    try:
+        started = time.perf_counter()
+        client.ping()
+        took_ms = (time.perf_counter() - started) * 1000
+        with PinnedConnection(client) as connection:
+            info = read_info(connection)
+        found = check_server(client)
+    except (redis.RedisError, OSError, QuotaError) as error:
+        health.note("redis", f"Redis at {place} does not answer: {error}", REDIS_FIX)
+        return False
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    version = info.get("valkey_version") or info.get("redis_version", "?")
+    used = info.get("used_memory_human", "?")
+    health.facts["redis"] = f"{name} {version} at {place}, {used} used, ping {took_ms:.1f} ms"
+    health.facts["durability"] = (
+        f"AOF {'on' if info.get('aof_enabled') == '1' else 'off'},"
+        f" {info.get('maxmemory_policy', 'unknown policy')}"
+    )
+    for finding in found:
+        health.note(
+            finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_fatal
+        )
+    limit, memory = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    if limit and memory > limit * MEMORY_SHARE_MAX:
+        message = (
+            f"Redis uses {memory / limit:.0%} of its maxmemory: new holds are refused at 100%"
+        )
+        health.note("memory", message, "raise maxmemory, or let the workers drain")
+    return True
+
+
+def _examine_tables(health: Health, ledger: Ledger) -> bool:
+    try:
+        with ledger.transaction() as sql:
+            version = sql.execute(text("SHOW server_version")).scalar_one()
+        revision = revision_of(ledger.engine)
+    except QuotaError as error:
+        health.note("postgresql", f"PostgreSQL cannot be used: {error}", DATABASE_FIX)
+        return False
+    url, wanted = ledger.engine.url, newest()
+    place = f"{url.host or url.query.get('host') or 'the local socket'}"
+    health.facts["postgresql"] = f"PostgreSQL {str(version).split()[0]} at {place}/{url.database}"
+    health.facts["tables"] = f"revision {revision}" if revision else "none"
+    if revision is None or revision < wanted:
+        message = f"the ledger's tables are {'at ' + revision if revision else 'missing'}"
+        health.note("not_migrated", message, "run `quota-engine ledger migrate`")
+        return False
+    return True
+
+
+def _examine_ledger(health: Health, ledger: Ledger) -> None:
+    with ledger.transaction() as sql:
+        found = listing.attention(sql, FROZEN_SHOWN)
+    health.facts["frozen quotas"] = str(found.frozen_count)
+    health.facts["quarantine"] = f"{found.quarantined} entries"
+    for quota, reason in found.frozen:
+        health.note("frozen", f"{quota} is frozen: {reason}", "mend its log, then thaw it")
+    if found.frozen_count > len(found.frozen):
+        rest = found.frozen_count - len(found.frozen)
+        health.note("frozen", f"{rest} more quotas are frozen", "mend their logs, then thaw them")
+    if found.quarantined:
+        message = f"{found.quarantined} entries are in quarantine: they did not fit the ledger"
+        health.note("quarantine", message, "look at them in the table quarantine")
+    if found.intents:
+        message = f"{found.intents} grants were promised over a minute ago and not applied yet"
+        health.note("intents", message, "run `quota-engine worker`, which applies them")
+
+
+def _examine_gate(health: Health, client: redis.Redis, ledger: Ledger) -> None:
+    with ledger.transaction() as sql:
+        recorded = epochs.read_recorded(sql)
+    if recorded is None:
+        health.facts["deployment"] = "none yet: the first call makes one"
+        return
+    deployment = recorded.deployment
+    health.facts["deployment"] = f"{deployment.deployment_id}, {deployment.shards} shards"
+    try:
+        with PinnedConnection(client) as connection:
+            server = gate_server.read_server(connection, deployment.shards)
+        gate_rules.check_ours(recorded, server)
+        with ledger.transaction() as sql:
+            superseded = epochs.is_superseded(sql, server.incarnation)
+        gate_rules.check_admissible(
+            recorded, server, is_superseded=superseded, adopt=False, allow_wiped=False
+        )
+    except QuotaError as error:
+        health.facts["gate"] = "closed"
+        message, _, fix = str(error).partition(": ")
+        health.note("gate", message, fix or "see that both URLs are meant")
+        return
+    reason = gate_rules.why_to_recover(recorded, server)
+    health.facts["gate"] = f"to be recovered: {reason}" if reason else "open"
+    if reason and recorded.was_opened:
+        fix = "the next call recovers it; no need to do anything"
+        health.note("gate", f"this Redis must be recovered first: {reason}", fix, is_fatal=False)
+
+
+def _examine_shards(health: Health, client: redis.Redis, ledger: Ledger) -> None:
+    try:
+        health.shards = list(_shards(client, ledger))
+    except QuotaError as error:
+        health.note("outbox", f"the outboxes cannot be read: {error}", "run doctor again")
+        return
+    waiting = sum(shard.pending for shard in health.shards)
+    lag = max((shard.lag_seconds for shard in health.shards), default=0.0)
+    drained = [shard.last_drain_at for shard in health.shards if shard.last_drain_at]
+    health.facts["outbox"] = (
+        f"{sum(shard.length for shard in health.shards)} entries, {waiting} not persisted,"
+        f" the oldest for {lag:.1f} s"
+    )
+    health.facts["last drain"] = _ago(max(drained)) if drained else "never"
+    if lag > LAG_MAX_SECONDS:
+        message = f"{waiting} entries wait to be persisted, the oldest for {lag:.0f} s"
+        health.note("lag", message, "run `quota-engine worker`, or `quota-engine ledger drain`")
+    for shard in health.shards:
+        if shard.stopped:
+            message = f"shard {shard.shard} is stopped: {shard.stopped}"
+            fix = "run `quota-engine ledger drain`, which asks the gate first; nothing is lost"
+            health.note("stopped", message, fix)
+
+
+def _shards(client: redis.Redis, ledger: Ledger) -> Iterator[ShardHealth]:
+    for row in ledger.read_shards():
+        if row.epoch == 0:
+            continue
+        page = Outbox(client, row.shard).read(row.cursor, 1)
+        is_same = page.last_id is not None and page.last_id.epoch == row.cursor.epoch
+        last_id = page.last_id or EventId(0, 0)
+        first = next((event for event in page.events if not event.is_marker), None)
+        yield ShardHealth(
+            shard=row.shard,
+            epoch=row.epoch,
+            length=page.length,
+            pending=last_id.n - row.cursor.n if is_same else page.length,
+            lag_seconds=_age_seconds(first.entry) if first is not None else 0.0,
+            last_drain_at=row.last_drain_at,
+            stopped=row.stopped,
+        )
+
+
+def _age_seconds(entry: bytes) -> float:
+    """Return how long ago an entry was made, 0 for bytes that are none."""
+    try:
+        made_ms = parse_entry(entry.decode()).at_ms
+    except (UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
+        return 0.0
+    return max(0.0, time.time() - made_ms / 1000)
+
+
+def _ago(instant: datetime) -> str:
+    passed = max(datetime.now(UTC) - instant, timedelta(0))
+    return f"{timedelta(seconds=round(passed.total_seconds()))} ago"
+
+
+def _examine_clocks(health: Health, client: redis.Redis, ledger: Ledger) -> None:
+    caller: Any = client
+    try:
+        with answering(ledger.engine), ledger.transaction() as sql:
+            seconds, micros = caller.time()
+            theirs = sql.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+    except (redis.RedisError, EngineUnavailableError):
+        return
+    apart = abs(seconds + micros / 1_000_000 - float(theirs))
+    health.facts["clocks"] = f"{apart:.1f} s apart"
+    if apart > CLOCK_DIFFERENCE_MAX_SECONDS:
+        message = f"the clocks of Redis and PostgreSQL are {apart:.0f} s apart"
+        health.note("clocks", message, "run an NTP client on both machines")
