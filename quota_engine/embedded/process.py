@@ -26,6 +26,8 @@ from quota_engine.errors import EngineUnavailableError
 POLL_SECONDS = 0.01
 READY_SECONDS = 60.0
 """Long enough for recovery after a kill; a server that is still loading says so."""
+REPEAT_SECONDS = 1.0
+"""A process that has only just begun ignores a signal, so it is sent again."""
 LOG_BYTES_MAX = 10_000_000
 INHERITED_VARIABLES = ("PATH", "TZ", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
@@ -135,12 +137,12 @@ class Server(ABC):
             return False
         for number in signals:
             deadline = time.monotonic() + patience_seconds
-            asked = False
+            next_signal = time.monotonic()
             while time.monotonic() < deadline:
-                if not asked and (pid := self.pid) is not None:
+                if time.monotonic() >= next_signal and (pid := self.pid) is not None:
                     with suppress(ProcessLookupError):
                         os.kill(pid, number)
-                    asked = True
+                    next_signal += REPEAT_SECONDS
                 if not self.is_locked():
                     return True
                 time.sleep(POLL_SECONDS)
