@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -129,6 +130,20 @@ def test_servers_that_were_killed_come_back_with_their_data(home: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     assert ensure_servers(home) == urls
     assert remembered(urls) == (["before the kill"], ["before the kill"])
+
+
+def test_a_starter_killed_while_it_makes_the_data_folder_leaves_no_trace(home: Path) -> None:
+    first = starter(home)
+    workshop = home / "postgresql" / "new"
+    while not workshop.exists() and first.poll() is None:
+        time.sleep(0.001)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    urls = ensure_servers(home)
+    remember(urls, "kept")
+    assert remembered(urls) == (["kept"], ["kept"])
+    assert not workshop.exists()
+    assert len(servers_seen(home)) == 2
 
 
 def test_a_killed_postmasters_pid_in_other_hands_does_not_matter(servers: TestServers) -> None:
