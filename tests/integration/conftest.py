@@ -1,14 +1,15 @@
-"""A server that tests may kill, and a deployment on it."""
+"""A server that tests may kill, a deployment on it; and the engine in both flavours."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis
 
 from quota_engine.embedded import ValkeyServer
 from tests.deployments import Deployment
+from tests.engines import Engines, TestClock
 from tests.servers import TestServers
 
 
@@ -34,3 +35,31 @@ def deployment(server: ValkeyServer, database_url: str) -> Iterator[Deployment]:
     """A deployment on a server that may be killed, not opened yet."""
     with Deployment(server.url, database_url) as made:
         yield made
+
+
+@pytest.fixture(params=["sync", "async"])
+async def call(
+    request: pytest.FixtureRequest, redis_url: str, database_url: str
+) -> AsyncIterator[Engines]:
+    """Call a method of an engine by name. Each test runs once per engine."""
+    engines = Engines(request.param)
+    await engines.open(redis_url, database_url)
+    yield engines
+    await engines.close()
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    """The clock of ``timed``."""
+    return TestClock()
+
+
+@pytest.fixture(params=["sync", "async"])
+async def timed(
+    request: pytest.FixtureRequest, redis_url: str, database_url: str, clock: TestClock
+) -> AsyncIterator[Engines]:
+    """The same, with the test's own clock."""
+    engines = Engines(request.param)
+    await engines.open(redis_url, database_url, clock=clock)
+    yield engines
+    await engines.close()
