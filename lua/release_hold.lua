@@ -24,6 +24,7 @@ ARGV
    6 hold_id       the hold
    7 operation_id  unique per quota
    8 fingerprint   hash of the operation's arguments
+   9 details       JSON of the caller, kept with the entry
 
 RETURNS
   RELEASED  fingerprint version amount shortfall balance held debt flags terms movements
@@ -47,7 +48,7 @@ local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], 
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
-local hold_id, operation_id, fingerprint = ARGV[6], ARGV[7], ARGV[8]
+local hold_id, operation_id, fingerprint, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -79,7 +80,7 @@ settlement.lose_ended(state, hold, 0, state.now)
 settlement.close(state, hold)
 local answer = entries.add(state, "hold.released", {
   at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, subject = hold_id,
+  amount = amount, subject = hold_id, details = details,
 })
 operations.remember(state, operation_id, answer)
 

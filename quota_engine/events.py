@@ -58,6 +58,7 @@ HOLD_RELEASED = "hold.released"
 HOLD_EXPIRED = "hold.expired"
 QUOTA_DEBITED = "quota.debited"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
+USAGE_RECORDED = "usage.recorded"
 
 KINDS = frozenset(
     {
@@ -72,8 +73,14 @@ KINDS = frozenset(
         HOLD_EXPIRED,
         QUOTA_DEBITED,
         OVERDRAFT_LIMIT_SET,
+        USAGE_RECORDED,
     }
 )
+
+#: Kinds that take units for good.
+CHARGES = frozenset({HOLD_CAPTURED, QUOTA_DEBITED})
+#: Kinds whose details may tell of a model call: a charged one, a failed one, an unbilled one.
+TELL_USAGE = CHARGES | {HOLD_RELEASED, USAGE_RECORDED}
 
 
 class MalformedEntryError(Exception):

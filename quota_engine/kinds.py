@@ -242,6 +242,12 @@ def _check_limit(_: QuotaLog, entry: Entry) -> Misfit | None:
     return Misfit(Cause.BALANCE, "a limit changes no sum") if entry.delta else None
 
 
+def _check_recorded(_: QuotaLog, entry: Entry) -> Misfit | None:
+    if entry.amount or entry.delta or entry.held_delta or entry.movements:
+        return Misfit(Cause.BALANCE, "a record of usage changes no sum")
+    return None
+
+
 def _set_limit(log: QuotaLog, entry: Entry) -> None:
     log.overdraft_limit = None if entry.terms == UNLIMITED else int(entry.terms)
 
@@ -263,4 +269,5 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.HOLD_EXPIRED: (_check_closed, _close(EXPIRED)),
     events.QUOTA_DEBITED: (_check_debited, _nothing_more),
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
+    events.USAGE_RECORDED: (_check_recorded, _nothing_more),
 }

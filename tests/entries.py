@@ -280,6 +280,10 @@ class LogWriter:
         terms = events.UNLIMITED if limit is None else str(limit)
         return self.write(events.OVERDRAFT_LIMIT_SET, operation_id=operation_id, terms=terms)
 
+    def record_usage(self, operation_id: str, details: str) -> Written:
+        """Tell of a call that charged nothing."""
+        return self.write(events.USAGE_RECORDED, operation_id=operation_id, details=details)
+
     def _take(self, amount: int) -> dict[str, int]:
         taken = {}
         for grant_id, left in self.remaining.items():
@@ -373,6 +377,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.capture_late("h2", 5),
         log.place_hold("h4", 8),
         log.set_limit("limit-2", None),
+        log.record_usage("u1", usage),
     ]
     return log, written
 

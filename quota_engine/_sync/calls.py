@@ -33,6 +33,8 @@ from quota_engine.commands import (
     PlacedHold,
     PlaceHold,
     ReadBalance,
+    RecordedUsage,
+    RecordUsage,
     ReleasedHold,
     ReleaseHold,
     SetOverdraftLimit,
@@ -273,12 +275,40 @@ class Calls:
         self,
         hold: HoldArgument,
         *,
+        usage: UsageArgument = None,
         account: str | None = None,
         quota_type: str | None = None,
     ) -> ReleasedHold:
-        """Give a hold back unused. One that is closed already stays as it is."""
+        """
+        Give a hold back unused. One that is closed already stays as it is.
+
+        ``usage`` tells of a call that failed; it is recorded and charges nothing.
+        """
         quota, hold_id = self._hold(hold, account, quota_type)
-        return self._transport.drive(flows.released(ReleaseHold(quota=quota, hold_id=hold_id)))
+        details = details_text({"usage": usage_counts(usage)})
+        command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
+        return self._transport.drive(flows.released(command))
+
+    def record_usage(
+        self,
+        account: str,
+        quota_type: str,
+        usage: UsageArgument,
+        *,
+        operation_id: str | None = None,
+        reference: str | None = None,
+    ) -> RecordedUsage:
+        """Keep a record of a call that charges nothing: unbilled, or failed without a hold."""
+        details = {
+            "usage": usage_counts(usage) or {},
+            "reference": checked_text(reference, name="reference"),
+        }
+        command = RecordUsage(
+            quota=self._quota(account, quota_type),
+            operation_id=self._id(operation_id, "op"),
+            details=details_text(details),
+        )
+        return self._transport.drive(flows.settled(command))
 
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> HoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""

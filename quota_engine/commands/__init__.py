@@ -44,6 +44,7 @@ from quota_engine.commands.steps import (
     Step,
     WithdrawIntent,
 )
+from quota_engine.commands.usage import RecordedUsage, RecordUsage
 
 __all__ = [
     "Allocation",
@@ -79,6 +80,8 @@ __all__ = [
     "ReadBalance",
     "ReadSnapshot",
     "RecordIntent",
+    "RecordUsage",
+    "RecordedUsage",
     "ReleaseHold",
     "ReleasedHold",
     "SetOverdraftLimit",

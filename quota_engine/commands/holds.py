@@ -228,6 +228,7 @@ class ReleaseHold(Command[ReleasedHold]):
 
     quota: QuotaName
     hold_id: str
+    details: str = ""
 
     @property
     def operation_id(self) -> str:
@@ -239,7 +240,8 @@ class ReleaseHold(Command[ReleasedHold]):
 
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = fingerprint("release_hold", self.hold_id)
-        return (*writing_argv(context, self.quota), self.hold_id, self.operation_id, print_)
+        rest = (self.hold_id, self.operation_id, print_, self.details)
+        return writing_argv(context, self.quota) + rest
 
     def parse(self, reply: Reply) -> ReleasedHold:
         match reply:

@@ -20,9 +20,9 @@ from sqlalchemy import Connection, Row, Table, func, select, text
 from quota_engine import kinds
 from quota_engine.chain import INTENT, OPEN, PENDING, Cause, Hold, QuotaLog
 from quota_engine.events import (
-    HOLD_CAPTURED,
+    CHARGES,
     HOLD_PLACED,
-    QUOTA_DEBITED,
+    TELL_USAGE,
     Entry,
     MalformedEntryError,
     UnknownFormatError,
@@ -190,12 +190,13 @@ class _Replay:
         record = None
         if self._next_usage and self._next_usage.version == entry.version:
             record, self._next_usage = self._next_usage, next(self._usage, None)
-        is_charge = entry.kind in {HOLD_CAPTURED, QUOTA_DEBITED}
-        if (usage is not None and is_charge) != (record is not None):
+        tells_usage = entry.kind in TELL_USAGE
+        charged = entry.amount if entry.kind in CHARGES else 0
+        if (usage is not None and tells_usage) != (record is not None):
             detail = "no usage record" if record is None else "a usage record without usage"
             yield Finding(self.log.name, Cause.USAGE, detail, entry.version)
-        elif record is not None and record.amount != entry.amount:
-            detail = f"the usage record says {record.amount}, the entry {entry.amount}"
+        elif record is not None and record.amount != charged:
+            detail = f"the usage record says {record.amount}, the entry {charged}"
             yield Finding(self.log.name, Cause.USAGE, detail, entry.version)
 
 

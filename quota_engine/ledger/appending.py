@@ -25,7 +25,6 @@ from quota_engine.ledger import writing
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 from quota_engine.ledger.loading import Named, load
 
-_CHARGES = frozenset({events.HOLD_CAPTURED, events.QUOTA_DEBITED})
 _NO_DETAILS = Details()
 
 
@@ -112,7 +111,7 @@ class _Batch:
         elif entry.kind.startswith("grant."):
             self._touched_grants.add((name, entry.subject))
         details = details_of(entry)
-        if entry.kind not in _CHARGES and details.usage is not None:
+        if entry.kind not in events.TELL_USAGE and details.usage is not None:
             details = Details(reference=details.reference)
         self._recorded.append((incoming, duplicate_of, details))
 

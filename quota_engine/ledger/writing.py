@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from quota_engine.chain import Grant, Hold, Misfit, QuotaLog
-from quota_engine.events import movements_text
+from quota_engine.events import CHARGES, movements_text
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
@@ -152,7 +152,7 @@ def _entry_row(row: Recorded, recorded_at: datetime) -> Sequence[Any]:
 
 
 def write_usage(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetime) -> None:
-    """Keep what the charged calls used, one row per entry that says it."""
+    """Keep what calls used, charged or not, one row per entry that says it."""
     used = [row for row in rows if row[2].usage is not None]
     if not used:
         return
@@ -161,7 +161,8 @@ def write_usage(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetime)
             entry, name = incoming.entry, incoming.quota
             assert entry is not None
             assert name is not None
-            row = (name.account, name.quota_type, entry.version, entry.operation_id, entry.amount)
+            charged = entry.amount if entry.kind in CHARGES else 0
+            row = (name.account, name.quota_type, entry.version, entry.operation_id, charged)
             late = "late" in entry.flags.split()
             rest = (entry.shortfall, late, details.usage, entry.at_ms, recorded_at)
             copy.write_row((*row, *rest))
