@@ -25,6 +25,9 @@ class Commands(LazyGroup):
     """Every noun, in the order in which a newcomer meets them."""
 
     entries: ClassVar[Mapping[str, Entry]] = {
+        "replay": Entry(
+            "quota_engine.cli.replay:app", "Replay a trace of model calls, and prove the outcome."
+        ),
         "grants": Entry("quota_engine.cli.grants:app", "Put quota in, and take it back."),
         "accounts": Entry("quota_engine.cli.accounts:app", "See what an account has, and why."),
         "holds": Entry("quota_engine.cli.holds:app", "See and release what is set aside."),

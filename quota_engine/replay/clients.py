@@ -1,0 +1,258 @@
+"""
+The client processes: each opens its own engine, grants its users, and makes its share of calls.
+
+A call that nobody answered is made again with the same ids, so a server may be restarted in the
+middle. Latencies are those of the client: what an application would wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from quota_engine.engine import QuotaEngine
+from quota_engine.errors import (
+    BackpressureError,
+    EngineUnavailableError,
+    QuotaError,
+    QuotaFrozenError,
+    QuotaInsufficientError,
+)
+from quota_engine.replay.trace import Call
+from quota_engine.replay.workload import User
+
+T = TypeVar("T")
+
+QUOTA_TYPE = "text_token"
+#: A bare PING is timed beside every such call.
+PING_EVERY = 10
+INSIST_SECONDS = 60.0
+HOLD_TTL_SECONDS = 600
+
+REFUSALS: dict[type[QuotaError], str] = {
+    QuotaInsufficientError: "insufficient",
+    BackpressureError: "backpressure",
+    QuotaFrozenError: "frozen",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one client process is told to do."""
+
+    number: int
+    redis_url: str
+    database_url: str
+    users: Sequence[User]
+    calls: Sequence[tuple[Call, str]]
+    output_limit: int
+    #: How many times as fast as recorded; None: as fast as can be.
+    speed: float | None
+
+
+@dataclass(slots=True)
+class Told:
+    """What one client was told by the engine. Latencies in nanoseconds."""
+
+    #: Call number -> tokens captured and not collected, of admitted calls.
+    captured: dict[int, tuple[int, int]] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    latencies: dict[str, array[int]] = field(
+        default_factory=lambda: {
+            name: array("Q") for name in ("place_hold", "capture_hold", "ping")
+        }
+    )
+
+
+@dataclass(slots=True)
+class Client:
+    """One started client process, as its parent sees it."""
+
+    process: Any
+    answers: Connection
+
+
+class Crew:
+    """All client processes of a run. Use it in a ``with`` block: they end with it."""
+
+    def __init__(self, shares: Sequence[Share]) -> None:
+        context = get_context("spawn")
+        self._go = context.Event()
+        #: Of each client: whether it is ready, calls made, calls refused.
+        self._counts = context.RawArray("q", 3 * len(shares))
+        self._clients = []
+        for share in shares:
+            mine, theirs = context.Pipe(duplex=False)
+            process = context.Process(
+                target=run_client, args=(share, self._go, self._counts, theirs), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._clients.append(Client(process, mine))
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.process.kill()
+            client.process.join()
+
+    @property
+    def are_ready(self) -> bool:
+        """Whether every client has granted its users; raises what one of them met."""
+        self._raise_failures()
+        return all(self._counts[0::3])
+
+    def begin(self) -> None:
+        """Let the calls begin."""
+        self._go.set()
+
+    @property
+    def made(self) -> int:
+        """How many calls were made so far; raises what a client met."""
+        self._raise_failures()
+        return sum(self._counts[1::3])
+
+    @property
+    def refused(self) -> int:
+        """How many of them were refused."""
+        return sum(self._counts[2::3])
+
+    def told(self) -> list[Told]:
+        """Return what each client was told, when all have made their calls."""
+        found = []
+        for client in self._clients:
+            answer = _answer(client)
+            found.append(answer)
+            client.process.join()
+        return found
+
+    def _raise_failures(self) -> None:
+        for client in self._clients:
+            if not client.process.is_alive() and not client.answers.poll():
+                raise _died(client)
+            if client.answers.poll() and not self._go.is_set():
+                _answer(client)
+
+
+def _answer(client: Client) -> Told:
+    try:
+        answer = client.answers.recv()
+    except EOFError:
+        raise _died(client) from None
+    if isinstance(answer, Told):
+        return answer
+    raise answer
+
+
+def _died(client: Client) -> EngineUnavailableError:
+    client.process.join()
+    return EngineUnavailableError(
+        f"a client process ended with code {client.process.exitcode} in the middle"
+    )
+
+
+def run_client(share: Share, go: Any, counts: Any, answers: Connection) -> None:
+    """Do one client's share; send what it was told, or the error that ended it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its clients
+    logging.getLogger("quota_engine").addHandler(logging.NullHandler())
+    answer: Told | Exception
+    try:
+        answer = _run(share, go, counts)
+    except QuotaError as error:
+        answer = error
+    except Exception as error:
+        answer = EngineUnavailableError(f"a client met {type(error).__name__}: {error}")
+    answers.send(answer)
+
+
+def _run(share: Share, go: Any, counts: Any) -> Told:
+    with QuotaEngine.open(share.redis_url, share.database_url) as engine:
+        for user in share.users:
+            _grant(engine, user)
+        counts[3 * share.number] = 1
+        go.wait()
+        told = Told()
+        started = time.monotonic()
+        for made, (call, account) in enumerate(share.calls, start=1):
+            if share.speed is not None:
+                early = started + call.offset_seconds / share.speed - time.monotonic()
+                time.sleep(max(0.0, early))
+            _make(engine, call, account, share.output_limit, told)
+            if made % PING_EVERY == 1:
+                _ping(engine, told)
+            counts[3 * share.number + 1] = made
+            counts[3 * share.number + 2] = told.refused.total()
+        return told
+
+
+def _grant(engine: QuotaEngine, user: User) -> None:
+    for number, grant in enumerate(user.grants):
+        lasts = grant.lasts_seconds
+        expires_at = None if lasts is None else datetime.now(UTC) + timedelta(seconds=lasts)
+        engine.issue_grant(
+            user.account,
+            QUOTA_TYPE,
+            grant.amount,
+            source=grant.source,
+            reference="replay",
+            grant_id=f"grant-{number}",
+            priority=grant.priority,
+            expires_at=expires_at,
+        )
+
+
+def _make(engine: QuotaEngine, call: Call, account: str, output_limit: int, told: Told) -> None:
+    """Make one call: hold the most it may use, then capture what it used."""
+    used = call.context_tokens + call.generated_tokens
+    usage = {"input_tokens": call.context_tokens, "output_tokens": call.generated_tokens}
+    wanted = call.context_tokens + output_limit
+    hold_id = hold_id_of(call)
+    started = time.perf_counter_ns()
+    try:
+        hold = _insist(
+            lambda: engine.place_hold(
+                account, QUOTA_TYPE, wanted, operation_id=hold_id, ttl=HOLD_TTL_SECONDS
+            )
+        )
+    except (QuotaInsufficientError, BackpressureError, QuotaFrozenError) as error:
+        told.refused[REFUSALS[type(error)]] += 1
+        told.latencies["place_hold"].append(time.perf_counter_ns() - started)
+        return
+    placed = time.perf_counter_ns()
+    captured = _insist(lambda: engine.capture_hold(hold, used, usage=usage))
+    told.latencies["capture_hold"].append(time.perf_counter_ns() - placed)
+    told.latencies["place_hold"].append(placed - started)
+    told.captured[call.number] = (captured.amount, captured.shortfall)
+
+
+def hold_id_of(call: Call) -> str:
+    """Return the id of a call's hold: it says which call it was."""
+    return f"call-{call.number}"
+
+
+def _insist(call: Callable[[], T]) -> T:
+    """Make a call until it is answered: its ids make that safe."""
+    until = time.monotonic() + INSIST_SECONDS
+    while True:
+        try:
+            return call()
+        except EngineUnavailableError:
+            if time.monotonic() > until:
+                raise
+
+
+def _ping(engine: QuotaEngine, told: Told) -> None:
+    started = time.perf_counter_ns()
+    engine.deployment.client.ping()
+    told.latencies["ping"].append(time.perf_counter_ns() - started)
