@@ -272,3 +272,16 @@ usage_records = Table(
     UniqueConstraint("account", "quota_type", "version", name="usage_records_entry"),
     Index("usage_records_occurred", "at_ms"),
 )
+
+#: What workers do by the clock, one row per duty: who takes it up first writes ``claimed_at``, and
+#: the others leave it alone until it is due again. ``outcome``: what came of the last run that
+#: ended, in words; ``is_ok``: whether it needs nobody's attention.
+duties = Table(
+    "duties",
+    metadata,
+    Column("duty", _id(), primary_key=True),
+    Column("claimed_at", _instant(), nullable=False),
+    Column("finished_at", _instant()),
+    Column("outcome", Text, nullable=False, server_default=""),
+    Column("is_ok", Boolean, nullable=False, server_default=text("true")),
+)
