@@ -1,4 +1,4 @@
-"""Calls that charge nothing leave a record: failed ones with their release, unbilled ones alone."""
+"""Calls that charge nothing leave a record: failed with their release, unbilled alone."""
 
 from __future__ import annotations
 
