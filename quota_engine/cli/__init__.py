@@ -19,12 +19,15 @@ from quota_engine.cli.lazy import Entry, LazyGroup
 from quota_engine.errors import InvalidArgumentError, QuotaError
 
 REFUSED, MISUSED, DRIFT_FOUND = 1, 2, 3
+#: How the drivers say that they did not reach a server.
+UNREACHED = ("connection failed", "connecting to", "does not answer", "could not be resolved")
 
 
 class Commands(LazyGroup):
     """Every noun, in the order in which a newcomer meets them."""
 
     entries: ClassVar[Mapping[str, Entry]] = {
+        "demo": Entry("quota_engine.cli.demo:app", "See it all at work in under a minute."),
         "replay": Entry(
             "quota_engine.cli.replay:app", "Replay a trace of model calls, and prove the outcome."
         ),
@@ -82,12 +85,23 @@ def main() -> None:
     try:
         get_command(app)(prog_name="quota-engine")
     except QuotaError as error:
-        _end(str(error), MISUSED if isinstance(error, InvalidArgumentError) else REFUSED)
+        code = MISUSED if isinstance(error, InvalidArgumentError) else REFUSED
+        _end(_with_remedy(str(error)), code)
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         _end(*_explained(error))
+
+
+def _with_remedy(sentence: str) -> str:
+    """Return the sentence; where a server was not reached, with what to look at."""
+    if not any(words in sentence for words in UNREACHED):
+        return sentence
+    return (
+        f"{sentence}; see that it runs, and that QUOTA_ENGINE_REDIS_URL and"
+        " QUOTA_ENGINE_DATABASE_URL are right (`quota-engine doctor` looks at both)"
+    )
 
 
 def _explained(error: Exception) -> tuple[str, int]:

@@ -30,11 +30,16 @@ def opened_engine() -> Iterator[QuotaEngine]:
     """Yield an engine on the deployment that QUOTA_ENGINE_* names, and close it at the end."""
     from quota_engine.engine import QuotaEngine
 
-    log = logging.getLogger("quota_engine")
-    if not log.handlers:  # a command says what it found; what the engine logs beside is noise
-        log.addHandler(logging.NullHandler())
+    hush()
     with QuotaEngine.open() as engine:
         yield engine
+
+
+def hush() -> None:
+    """Keep the engine's log off the screen: a command says itself what it found."""
+    log = logging.getLogger("quota_engine")
+    if not log.handlers:
+        log.addHandler(logging.NullHandler())
 
 
 def parse_instant(text: str | None, *, name: str) -> datetime | None:

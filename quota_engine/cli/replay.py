@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from quota_engine.cli.opening import hush
 from quota_engine.cli.output import JsonFlag, print_json
 from quota_engine.cli.run_report import print_report, shown_progress
 from quota_engine.errors import InvalidArgumentError
@@ -62,6 +63,7 @@ def replay(
         promotion_seconds=promotions_last,
     )
     calls = read_trace(trace, limit)
+    hush()
     with shown_progress(len(calls)) as watch:
         report = run(calls, options, watch)
     if as_json:

@@ -47,7 +47,8 @@ SELECT
     percentile_cont(ARRAY[0.5, 0.99, 1]) WITHIN GROUP (
         ORDER BY extract(epoch FROM recorded_at - occurred_at)
     ) AS seconds
-FROM ledger_entries WHERE account LIKE :pattern
+FROM ledger_entries
+WHERE account LIKE :pattern AND kind IN ('hold.placed', 'hold.captured')
 """)
 
 
@@ -78,7 +79,7 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How long the run's entries took from Redis to the ledger."""
+    """How long the calls' entries took from Redis to the ledger. (Expiries are told late.)"""
 
     entries: int
     p50_seconds: float
@@ -136,7 +137,7 @@ def _sums(kinds: Mapping[str, int]) -> Sums:
 
 
 def read_lag(deployment: Deployment, prefix: str) -> Lag:
-    """Return how long the run's entries took to the ledger, by the ledger's own instants."""
+    """Return how long the calls' entries took to the ledger, by the ledger's own instants."""
     with deployment.ledger.transaction() as sql:
         row = sql.execute(_LAG, {"pattern": f"{prefix}%"}).one()
     p50, p99, most = row.seconds or (0.0, 0.0, 0.0)
