@@ -80,7 +80,24 @@ class IdempotencyConflictError(QuotaError):
 
 
 class PricingNotFoundError(QuotaError):
-    """No price is in force for something that was used."""
+    """
+    No price is in force for something that was used.
+
+    ``missing`` names what: pricing types, with a word more where it helps.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+        missing: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.provider = provider
+        self.model = model
+        self.missing = missing
 
 
 class QuotaFrozenError(QuotaError):
