@@ -52,7 +52,11 @@ class Deployment:
         if self.is_embedded:
             upgrade(self.database_url)
         ledger = Ledger.open(self.database_url)
-        check_migrated(ledger.engine)
+        try:
+            check_migrated(ledger.engine)
+        except BaseException:
+            ledger.close()
+            raise
         return ledger
 
     def _renew_lock(self) -> None:

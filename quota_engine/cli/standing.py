@@ -8,6 +8,7 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -17,7 +18,15 @@ from quota_engine.commands import Balance
 from quota_engine.commands.reconcile import SnapshotQuota
 from quota_engine.engine import QuotaEngine
 from quota_engine.errors import InvalidArgumentError, QuotaError
-from quota_engine.events import HOLD_PLACED
+from quota_engine.events import (
+    GRANT_EXPIRED,
+    GRANT_ISSUED,
+    GRANT_VOIDED,
+    HOLD_PLACED,
+    MalformedEntryError,
+    UnknownFormatError,
+    parse_entry,
+)
 from quota_engine.instants import from_ms
 from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName
@@ -28,6 +37,8 @@ from quota_engine.outbox import Outbox, quota_line
 PAGE = 200
 #: How a hold is called among a quota's changes: see lua/lib/due.lua.
 _HOLD_CHANGE = "a:"
+#: What an entry makes of a grant that Redis no longer counts.
+_FATES = {GRANT_ISSUED: "used up", GRANT_EXPIRED: "expired", GRANT_VOIDED: "voided"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +91,7 @@ def grants_of(engine: QuotaEngine, balance: Balance) -> list[ListedGrant]:
     with engine.deployment.ledger.transaction() as sql:
         listed = listing.grants_of(sql, balance.account, balance.quota_type)
     now = {grant.grant_id: grant for grant in (*balance.grants, *balance.pending_grants)}
+    fates = _pending_fates(engine, QuotaName(balance.account, balance.quota_type))
     found = []
     for grant in listed:
         current = now.get(grant.grant_id)
@@ -91,12 +103,28 @@ def grants_of(engine: QuotaEngine, balance: Balance) -> list[ListedGrant]:
                 reserved=current.reserved,
                 starts_at=current.starts_at,
             )
+        elif grant.grant_id in fates:
+            changed = replace(grant, state=fates[grant.grant_id], remaining=0)
         elif grant.state in (LIVE, PENDING):
             changed = replace(grant, state=_ended_state(grant), remaining=0)
         else:
             changed = replace(grant, state="promised" if grant.state == INTENT else grant.state)
         found.append(changed)
     return found
+
+
+def _pending_fates(engine: QuotaEngine, quota: QuotaName) -> dict[str, str]:
+    """Return what became of grants by entries that are not in the ledger yet."""
+    deployment = engine.deployment
+    shard = deployment.ledger.shard_of(quota)
+    cursor = deployment.ledger.read_shards()[shard].cursor
+    fates = {}
+    for event in Outbox(deployment.client, shard).pending_of(quota, cursor):
+        with suppress(MalformedEntryError, UnknownFormatError, UnicodeDecodeError):
+            entry = parse_entry(event.entry.decode())
+            if entry.kind in _FATES:
+                fates[entry.subject] = _FATES[entry.kind]
+    return fates
 
 
 def _ended_state(grant: ListedGrant) -> str:

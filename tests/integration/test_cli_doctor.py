@@ -1,0 +1,147 @@
+"""The doctor finds what is wrong with a deployment, says what to do, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from sqlalchemy import create_engine, text
+
+from quota_engine.embedded import ValkeyServer
+from quota_engine.keys import ShardKeys
+from tests.commands import Cli
+
+
+@pytest.fixture
+def cli(
+    server: ValkeyServer,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Cli:
+    made = Cli(monkeypatch, capsys)
+    made.aim(server.url, database_url)
+    return made
+
+
+@pytest.fixture
+def client(server: ValkeyServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(server.url) as client:
+        yield client
+        client.config_set("appendonly", "yes")
+
+
+def codes(cli: Cli, code: int) -> list[str]:
+    """Return what is wrong, beside that the tests' servers do not wait for the disk."""
+    problems = cli.json("doctor", code=code)["problems"]
+    return [problem["code"] for problem in problems if problem["code"] != "seldom_synced"]
+
+
+def run_sql(database_url: str, *statements: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def test_a_new_deployment_is_well_before_and_after_its_first_call(cli: Cli) -> None:
+    facts = cli.json("doctor")["facts"]
+    assert facts["deployment"].startswith("none yet")
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    found = cli.json("doctor")
+    assert found["facts"]["gate"] == "open"
+    assert sum(shard["pending"] for shard in found["shards"]) == 1
+    said = cli.done("doctor")
+    assert "1 not persisted" in said
+    assert said.endswith("all is well\n")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "found"),
+    [("maxmemory-policy", "allkeys-lru", "evicts"), ("appendonly", "no", "not_durable")],
+)
+def test_a_redis_that_could_lose_money_is_refused_and_explained(
+    cli: Cli, client: redis.Redis, setting: str, value: str, found: str
+) -> None:
+    client.config_set(setting, value)
+    assert found in codes(cli, 1)
+    ended = cli.run("doctor")
+    assert f"CONFIG SET {setting}" in ended.out
+    refused = cli.run("accounts", "show", "user:42")
+    assert refused.code == 1
+    assert f"CONFIG SET {setting}" in refused.err
+    assert refused.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("redis_at", "database_at", "found"),
+    [
+        ("redis://127.0.0.1:1", "", ["redis"]),
+        ("", "postgresql://u:secret@127.0.0.1:1/x", ["postgresql"]),
+        (
+            "redis://127.0.0.1:1",
+            "postgresql://u:secret@127.0.0.1:1/x",
+            ["redis", "postgresql"],
+        ),
+    ],
+)
+def test_each_store_that_does_not_answer_is_named(
+    cli: Cli,
+    *,
+    server: ValkeyServer,
+    database_url: str,
+    redis_at: str,
+    database_at: str,
+    found: list[str],
+) -> None:
+    cli.aim(redis_at or server.url, database_at or database_url)
+    assert codes(cli, 1) == found
+    assert "secret" not in cli.run("doctor").out
+
+
+def test_another_redis_is_recognised(cli: Cli, client: redis.Redis) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    client.set("qe:deployment", "deployment_other 8")
+    assert "gate" in codes(cli, 1)
+    refused = cli.run("accounts", "show", "user:42")
+    assert refused.code in (0, 1)
+
+
+def test_a_wiped_outbox_is_told_and_left_to_the_gate(cli: Cli, client: redis.Redis) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    cli.done("ledger", "drain")
+    client.delete(ShardKeys(3).outbox)
+    assert codes(cli, 0) == ["gate"]
+    assert "to be recovered" in cli.json("doctor")["facts"]["gate"]
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    assert cli.json("doctor")["facts"]["gate"] == "open"
+
+
+def test_what_needs_somebody_is_told(cli: Cli, database_url: str) -> None:
+    cli.done("grants", "issue", "用户 42", "text_token", "5")
+    cli.done("ledger", "drain")
+    run_sql(
+        database_url,
+        "UPDATE quotas SET frozen = 'its chain broke'",
+        "UPDATE shards SET stopped = 'gap: 1-3 comes after 1-1' WHERE shard = 2",
+        "INSERT INTO quarantine"
+        " (shard, event_id, raw_entry, raw_chain, cause, reason, created_at)"
+        " VALUES (0, '1-1', '', '', 'chain', 'x', now())",
+        "INSERT INTO grants (account, quota_type, grant_id, state, fingerprint, amount, remaining,"
+        " reserved, priority, starts_at_ms, expires_at_ms, created_at_ms, intended_at)"
+        " VALUES ('a', 'image', 'g', 'intent', 'f', 1, 0, 0, 5, 0, 9, 1, now() - interval '1 h')",
+    )
+    assert {"frozen", "quarantine", "intents", "stopped"} <= set(codes(cli, 1))
+    said = cli.run("doctor").out
+    assert "用户 42|text_token is frozen: its chain broke" in said
+    assert "shard 2 is stopped: gap: 1-3 comes after 1-1" in said
+    assert said.endswith("something needs you\n")
+
+
+def test_entries_that_wait_too_long_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    monkeypatch.setattr("quota_engine.jobs.health.LAG_MAX_SECONDS", -1.0)
+    assert codes(cli, 1) == ["lag"]
+    assert "quota-engine worker" in cli.run("doctor").out
