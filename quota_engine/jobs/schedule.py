@@ -1,0 +1,178 @@
+"""
+The duties: what is done by the clock, whoever calls and however often.
+
+Each looks at what is there and does what is due (it is level-triggered), so it may run twice,
+late, or in two processes at once. A row in the ledger says when each was taken up last, so that
+many workers do not all do the same, and what came of it, so that somebody can see.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from quota_engine._sync.transport import Clock, Transport
+from quota_engine.errors import QuotaError
+from quota_engine.jobs import clocks, intents
+from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.sweep import sweep
+from quota_engine.jobs.trim import trim
+from quota_engine.jobs.unload import Unloader
+from quota_engine.ledger import duties
+from quota_engine.settings import Settings
+
+log = logging.getLogger("quota_engine.schedule")
+
+#: An intent's issuer may still be waiting this long after its call timeout.
+INTENT_GRACE = timedelta(seconds=5)
+#: Claims end a little early, so that a steady clock finds its own last one over.
+CLAIM_PART = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a duty, in words, and whether nobody need look at it."""
+
+    text: str
+    is_ok: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Duty:
+    """One thing that is done every so often."""
+
+    name: str
+    every: Callable[[Settings], float]
+    """Seconds between two runs, of all workers together."""
+    run: Callable[[Scheduler], Outcome]
+
+
+class Scheduler:
+    """Does the duties of one deployment, one at a time."""
+
+    def __init__(self, deployment: Deployed, *, clock: Clock | None = None) -> None:
+        """``clock`` decides what is due, instead of the server's."""
+        self.deployment = deployment
+        self.transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
+        self.unloader = Unloader(deployment)
+        self._complaints: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        self.transport.close()
+
+    def now_ms(self) -> int:
+        """Return the instant up to which things are due."""
+        now_ms = self.transport.now_ms()
+        return clocks.server_now_ms(self.deployment.client) if now_ms is None else now_ms
+
+    def seconds_between(self, duty: Duty) -> float:
+        """Return how often a duty is done."""
+        return duty.every(self.deployment.settings)
+
+    def run_if_due(self, duty: Duty) -> Outcome | None:
+        """Do a duty unless some worker has lately; return what came of it, or None."""
+        every = timedelta(seconds=self.seconds_between(duty) * CLAIM_PART)
+        with self.deployment.ledger.transaction() as sql:
+            if not duties.claim(sql, duty.name, every):
+                return None
+        return self.run(duty)
+
+    def run(self, duty: Duty) -> Outcome:
+        """Do a duty now, and record what came of it. Its failure is an outcome, too."""
+        try:
+            outcome = duty.run(self)
+        except QuotaError as error:
+            outcome = Outcome(f"failed: {error}", is_ok=False)
+        self._complain(duty, outcome)
+        with self.deployment.ledger.transaction() as sql:
+            duties.claim(sql, duty.name, timedelta(0))
+            duties.finish(sql, duty.name, outcome.text, is_ok=outcome.is_ok)
+        return outcome
+
+    def _complain(self, duty: Duty, outcome: Outcome) -> None:
+        """Log what needs attention, once for as long as it says the same."""
+        before = self._complaints.pop(duty.name, "")
+        if outcome.is_ok:
+            if before:
+                log.warning("%s is well again: %s", duty.name, outcome.text)
+            return
+        self._complaints[duty.name] = outcome.text
+        if outcome.text != before:
+            log.error("%s: %s", duty.name, outcome.text)
+
+
+def _clocks(scheduler: Scheduler) -> Outcome:
+    deployment = scheduler.deployment
+    difference = clocks.difference_ms(deployment.client, deployment.ledger)
+    wrong = clocks.alarm(difference)
+    return Outcome(wrong or f"{difference:+d} ms between Redis and PostgreSQL", not wrong)
+
+
+def _sweep(scheduler: Scheduler) -> Outcome:
+    if wrong := _clocks_differ(scheduler):
+        return wrong
+    swept = sweep(scheduler.deployment, scheduler.transport, scheduler.now_ms())
+    text = f"{swept.changes} changes applied to {swept.quotas} quotas"
+    return Outcome(f"{text}, {swept.failed} failed" if swept.failed else text, not swept.failed)
+
+
+def _intents(scheduler: Scheduler) -> Outcome:
+    if wrong := _clocks_differ(scheduler):
+        return wrong
+    settings = scheduler.deployment.settings
+    older_than = timedelta(seconds=settings.call_timeout_seconds) + INTENT_GRACE
+    kept = intents.apply_intents(scheduler.deployment, scheduler.transport, older_than)
+    text = f"{kept.issued} promised grants issued, {kept.refused} refused, {kept.wait} wait"
+    return Outcome(text, not kept.refused)
+
+
+def _clocks_differ(scheduler: Scheduler) -> Outcome | None:
+    deployment = scheduler.deployment
+    wrong = clocks.alarm(clocks.difference_ms(deployment.client, deployment.ledger))
+    return Outcome(wrong, is_ok=False) if wrong else None
+
+
+def _trim(scheduler: Scheduler) -> Outcome:
+    deployment, settings = scheduler.deployment, scheduler.deployment.settings
+    trimmed = sum(
+        trim(
+            deployment.client,
+            deployment.ledger,
+            shard,
+            trim_after=timedelta(seconds=settings.trim_after_seconds),
+            keep_max=settings.trim_keep_max,
+        )
+        for shard in range(deployment.opened.shards)
+    )
+    return Outcome(f"{trimmed} persisted entries left the outboxes")
+
+
+def _unload(scheduler: Scheduler) -> Outcome:
+    return Outcome(f"{scheduler.unloader.run(scheduler.now_ms())} idle quotas left Redis")
+
+
+def _reconcile(scheduler: Scheduler) -> Outcome:
+    report = scheduler.deployment.reconcile(repair=False)
+    text = f"{report.checked} quotas compared, {len(report.drifts)} differ"
+    if report.drifts:
+        text += "; the first: " + "; ".join(str(drift) for drift in report.drifts[:3])
+    return Outcome(text, report.is_clean)
+
+
+def _trim_seconds(settings: Settings) -> float:
+    """Return a quarter of the time that entries stay at least, within reason."""
+    return min(max(settings.trim_after_seconds / 4, 1), 15)
+
+
+#: In the order in which one scheduler takes them up.
+DUTIES = (
+    Duty("clocks", lambda settings: 30, _clocks),
+    Duty("sweep", lambda settings: 5, _sweep),
+    Duty("intents", lambda settings: 5, _intents),
+    Duty("trim", _trim_seconds, _trim),
+    Duty("unload", lambda settings: 10, _unload),
+    Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
+)

@@ -1,0 +1,30 @@
+"""Which quotas have had no entry for a while. Runs in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import Connection, text
+
+from quota_engine.keys import QuotaName
+
+_IDLE = text("""
+SELECT q.account, q.quota_type, q.version
+FROM unnest(CAST(:accounts AS text[]), CAST(:quota_types AS text[])) AS w(account, quota_type)
+JOIN quotas q ON q.account = w.account AND q.quota_type = w.quota_type
+WHERE q.frozen = '' AND q.updated_at <= now() - CAST(:idle AS interval)
+""")
+
+
+def idle_versions(
+    connection: Connection, quotas: Sequence[QuotaName], idle: timedelta
+) -> dict[QuotaName, int]:
+    """Return the newest versions of those quotas that got no entry in the last ``idle``."""
+    asked = {
+        "accounts": [quota.account for quota in quotas],
+        "quota_types": [quota.quota_type for quota in quotas],
+        "idle": idle,
+    }
+    rows = connection.execute(_IDLE, asked)
+    return {QuotaName(row.account, row.quota_type): row.version for row in rows}
