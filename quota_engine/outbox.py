@@ -72,7 +72,7 @@ class Outbox:
             events=tuple(_event(*message) for message in messages),
             last_id=_last_id(about),
             length=length,
-            incarnation=f"{info.get('run_id', '')}:{info.get('master_replid', '')}",
+            incarnation=_incarnation(info),
         )
 
     def walk(self, after: EventId, *, until: EventId | None = None) -> Iterator[Event]:
@@ -132,10 +132,33 @@ class Outbox:
         return None
 
 
+def ends_of(client: redis.Redis, shards: int) -> tuple[str, list[EventId | None]]:
+    """
+    Return the incarnation that answers, and the last id that each outbox ever generated.
+
+    One round trip for all shards; None where there is no outbox.
+    """
+    pipeline: Any = client.pipeline(transaction=False)
+    pipeline.execute_command("INFO", "server", "replication")
+    for shard in range(shards):
+        pipeline.execute_command("XINFO STREAM", ShardKeys(shard).outbox)
+    try:
+        info, *about = pipeline.execute(raise_on_error=False)
+    except redis.RedisError as error:
+        raise EngineUnavailableError(f"Redis does not answer: {error}") from error
+    if isinstance(info, Exception):
+        raise EngineUnavailableError(f"Redis refused: {info}") from info
+    return _incarnation(info), [_last_id(one) for one in about]
+
+
 def quota_line(entry: bytes) -> bytes | None:
     """Return the line of an entry that names its quota, None where there is none."""
     lines = entry.split(b"\n", 3)
     return lines[2] if len(lines) > 3 else None
+
+
+def _incarnation(info: dict[str, Any]) -> str:
+    return f"{info.get('run_id', '')}:{info.get('master_replid', '')}"
 
 
 def _event(message_id: bytes, fields: dict[bytes, bytes] | list[bytes] | None) -> Event:

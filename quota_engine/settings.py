@@ -86,6 +86,13 @@ class Settings(BaseSettings):
     persist_batch_max: int = Field(
         2_000, ge=1, le=50_000, description="Entries that one transaction persists."
     )
+    drain_slice_seconds: float = Field(
+        30,
+        ge=1,
+        le=300,
+        description="Length of one drain job: long enough that jobs cost nothing, short enough "
+        "that other workers get their turn.",
+    )
     trim_after_seconds: float = Field(
         60,
         ge=0,
