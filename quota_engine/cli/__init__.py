@@ -38,6 +38,9 @@ class Commands(LazyGroup):
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
         ),
+        "worker": Entry(
+            "quota_engine.cli.worker:app", "Persist what waits; do what is due by the clock."
+        ),
         "doctor": Entry("quota_engine.cli.doctor:app", "See all health on one screen."),
         "servers": Entry(
             "quota_engine.cli.servers:app", "Start, stop and see the home's servers."

@@ -1,0 +1,102 @@
+"""``worker``: persists the outboxes and does what is due by the clock, until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quota_engine.cli.lazy import command_group
+from quota_engine.cli.output import JsonFlag, print_facts
+
+if TYPE_CHECKING:
+    from quota_engine.deployment import Deployment
+
+app = command_group("Persist what waits, and do what is due by the clock.")
+
+
+@app.command()
+def worker(
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="RQ workers, each a process of its own.")
+    ] = 1,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="Persist what waits, do each duty once, and end.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Persist what waits in the outboxes, and do what is due by the clock, until it is stopped.
+
+    Start as many as you like, wherever you like: they share the work, and replace each other
+    within seconds. SIGTERM or Ctrl+C ends it after the transaction it is in.
+
+    Example: quota-engine worker --processes 2
+    """
+    from quota_engine.deployment import Deployment
+    from quota_engine.settings import Settings
+    from quota_engine.workers.logs import begin_logging
+
+    begin_logging(as_json=as_json)
+    deployment = Deployment(Settings())
+    if burst:
+        _do_once(deployment, as_json=as_json)
+    else:
+        _keep(deployment, processes, as_json=as_json)
+    deployment.close()
+
+
+def _keep(deployment: Deployment, processes: int, *, as_json: bool) -> None:
+    from quota_engine.workers.keeper import Keeper
+
+    stopping = threading.Event()
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    keeper = Keeper(deployment, processes=processes, stopping=stopping, as_json=as_json)
+    print_line(deployment, processes, as_json=as_json)
+    if not keeper.run():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # a duty that only reads is broken off
+
+
+def print_line(deployment: Deployment, processes: int, *, as_json: bool) -> None:
+    """Say what runs, in one line."""
+    import json
+
+    opened = deployment.opened
+    if as_json:
+        facts = {"deployment": opened.deployment_id, "shards": opened.shards}
+        typer.echo(json.dumps({"running": facts | {"processes": processes, "pid": os.getpid()}}))
+    else:
+        typer.echo(
+            f"quota-engine worker {os.getpid()}: deployment {opened.deployment_id},"
+            f" {opened.shards} shards, {processes} RQ worker{'s' * (processes > 1)};"
+            " Ctrl+C ends it"
+        )
+    sys.stdout.flush()
+
+
+def _do_once(deployment: Deployment, *, as_json: bool) -> None:
+    from quota_engine.jobs.schedule import DUTIES, Scheduler
+
+    persisted = deployment.drain()
+    scheduler = Scheduler(deployment)
+    outcomes = {duty.name: scheduler.run(duty) for duty in DUTIES}
+    scheduler.close()
+    persisted += deployment.drain()
+    print_facts(
+        {"persisted": persisted} | {name: outcome.text for name, outcome in outcomes.items()},
+        as_json=as_json,
+    )
+    if not all(outcome.is_ok for outcome in outcomes.values()):
+        raise typer.Exit(1)
