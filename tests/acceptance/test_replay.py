@@ -1,0 +1,135 @@
+"""
+The main job, as a new user runs it: real processes, real servers, and proofs that can fail.
+
+Goal: ``replay`` and ``demo`` end with 0 when every proof holds, and only then. Method: a small
+trace that the test writes, two client processes, and once a balance changed behind the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quota_engine import QuotaEngine
+from quota_engine.keys import ShardKeys
+from quota_engine.replay import proofs
+from quota_engine.replay.synthetic import synthetic_calls
+from tests.commands import Cli
+
+CALLS = 120
+SMALL = ("--users", "6", "--processes", "2", "--promotions-last", "1")
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    for call in synthetic_calls(CALLS, seed=3):
+        seconds = 16 + call.offset_seconds
+        lines.append(
+            f"2023-11-16 18:15:{seconds:010.7f},{call.context_tokens},{call.generated_tokens}"
+        )
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def cli(
+    redis_url: str,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Cli:
+    made = Cli(monkeypatch, capsys)
+    made.aim(redis_url, database_url)
+    return made
+
+
+def test_a_replayed_trace_is_proved(cli: Cli, trace: Path) -> None:
+    found = cli.json("replay", str(trace), *SMALL, "--speed", "1")
+    report = found["report"]
+    assert found["holds"] is True
+    assert report["calls"] == CALLS == report["admitted"] + sum(report["refused"].values())
+    assert report["refused"]["insufficient"] > 0
+    tokens = report["tokens"]
+    assert tokens["granted"] == tokens["used"] + tokens["expired"] + tokens["left"]
+    assert tokens["expired"] > 0
+    assert len(report["proofs"]) == 6
+    assert {row["operation"] for row in report["latencies"]} == {
+        *("place_hold", "capture_hold", "ping")
+    }
+    assert report["lag"]["entries"] == 2 * report["admitted"]
+    with cli.engine() as engine:
+        entries = engine.history(report["example_account"], "text_token")
+        assert [entry.version for entry in entries] == list(range(1, len(entries) + 1))
+        assert not any(entry.is_pending for entry in entries)
+
+
+def test_a_proof_that_fails_ends_with_3(
+    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = proofs.count
+
+    def meddle(deployment: Any, workload: Any, told: Any, prefix: str) -> proofs.Counted:
+        account = workload.users[0].account
+        with QuotaEngine.open() as engine:
+            shard = engine.deployment.ledger.shard_of(proofs.QuotaName(account, "text_token"))
+            key = ShardKeys(shard).quota(f"{account}|text_token")
+            engine.deployment.client.hincrby(key, "remaining", 7)
+        return count(deployment, workload, told, prefix)
+
+    monkeypatch.setattr(proofs, "count", meddle)
+    ended = cli.run("replay", str(trace), *SMALL, "--limit", "10", "--speed", "100")
+    assert ended.code == 3
+    assert "10 calls of 6 users by 2 processes" in ended.out
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 2  # the balance, and the drift
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no-such-file.csv"], "does not exist"),
+        (["."], "is a directory"),
+        ([], "Missing argument"),
+        (["TRACE", "--users", "0"], "--users"),
+        (["TRACE", "--processes", "0"], "--processes"),
+        (["TRACE", "--speed", "quick"], "--speed must be max or a number"),
+        (["TRACE", "--speed", "nan"], "--speed must be max or a number"),
+        (["BAD"], "line 2: ContextTokens must be a whole number"),
+    ],
+)
+def test_misuse_ends_with_2_before_any_server_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trace: Path,
+    words: list[str],
+    said: str,
+) -> None:
+    bad = trace.with_name("bad.csv")
+    bad.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46,x,1\n")
+    named = {"TRACE": str(trace), "BAD": str(bad)}
+    ended = Cli(monkeypatch, capsys).run("replay", *(named.get(word, word) for word in words))
+    assert ended.code == 2
+    assert said in ended.err
+
+
+@pytest.mark.slow
+def test_the_demo_runs_from_nothing_and_says_where_to_go_next(home: Path) -> None:
+    command = [sys.executable, "-c", "from quota_engine.cli import main; main()"]
+    done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "synthetic" in done.stdout
+    assert "FAILED" not in done.stdout
+    assert len([line for line in done.stdout.splitlines() if line.startswith("  ")]) > 3
+    words = next(line for line in done.stdout.splitlines() if "accounts show" in line).split()
+    shown = subprocess.run(
+        [*command, *words[1:], "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(shown.stdout)["quotas"][0]["quota_type"] == "text_token"
+    assert (home / "postgresql").is_dir()
