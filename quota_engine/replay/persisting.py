@@ -7,15 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from typing import IO
 
-from quota_engine.cli import Commands
 from quota_engine.errors import EngineUnavailableError
 
 STOP_SECONDS = 20.0
 _WORKER = "from quota_engine.cli import main; main()"
-_DRAINER = "from quota_engine.replay.persisting import drain_for_ever; drain_for_ever()"
 
 
 class Worker:
@@ -35,7 +32,7 @@ class Worker:
             [
                 sys.executable,
                 "-c",
-                _WORKER if "worker" in Commands.entries else _DRAINER,
+                _WORKER,
                 "worker",
             ],
             env=self._environment,
@@ -67,13 +64,3 @@ class Worker:
         raise EngineUnavailableError(
             f"`quota-engine worker` ended with code {self._process.returncode}: {last}"
         )
-
-
-def drain_for_ever() -> None:
-    """Persist what waits, again and again, until the process is ended."""
-    from quota_engine.engine import QuotaEngine
-
-    with QuotaEngine.open() as engine:
-        while True:
-            if not engine.drain():
-                time.sleep(0.05)
