@@ -21,6 +21,7 @@ from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
     from quota_engine.engine import AsyncQuotaEngine, QuotaEngine
+    from quota_engine.metering import configure, requires_quota
 
 __all__ = [
     "AsyncQuotaEngine",
@@ -39,6 +40,8 @@ __all__ = [
     "QuotaFrozenError",
     "QuotaInsufficientError",
     "Usage",
+    "configure",
+    "requires_quota",
 ]
 
 
@@ -48,4 +51,8 @@ def __getattr__(name: str) -> Any:
         from quota_engine import engine
 
         return getattr(engine, name)
+    if name in ("configure", "requires_quota"):
+        from quota_engine import metering
+
+        return getattr(metering, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

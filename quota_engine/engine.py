@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +16,8 @@ from quota_engine._sync.calls import Calls
 from quota_engine._sync.transport import Transport
 from quota_engine.deployment import Deployment
 from quota_engine.errors import InvalidArgumentError
+from quota_engine.metering import AsyncMeteredBlock, MeteredBlock, decorating, metered_block
+from quota_engine.metering.decorator import F
 from quota_engine.settings import Settings
 
 
@@ -31,7 +33,37 @@ def read_settings(redis_url: str | None, database_url: str | None, **others: Any
         raise InvalidArgumentError(f"settings: {problems}") from None
 
 
-class QuotaEngine(Calls):
+class _Metering:
+    """Metering on both flavours of the engine."""
+
+    deployment: Deployment
+    _renewing: Calls | None = None
+
+    def requires_quota(self, quota_type: str, **plan: Any) -> Callable[[F], F]:
+        """
+        Decorate a function so that each call holds quota before and captures the real usage after.
+
+        Functions, async functions, generators and async generators (on an async engine only the
+        async ones). Keywords: see ``quota_engine.metering.Plan``; each may be a value, a
+        parameter's name or a callable. Raises ``QuotaInsufficientError`` before the call.
+        """
+        return decorating(lambda: self, quota_type, plan)
+
+    @property
+    def hold_ttl_seconds(self) -> float:
+        """Life of a hold that names none."""
+        return self.deployment.settings.hold_ttl_seconds
+
+    def for_renewals(self) -> Calls:
+        """Return sync calls for the thread that renews holds."""
+        if self._renewing is None:
+            settings = self.deployment.settings
+            transport = Transport(self.deployment.redis_url, self.deployment, settings, None)
+            self._renewing = Calls(transport, self.deployment, settings)
+        return self._renewing
+
+
+class QuotaEngine(_Metering, Calls):
     """
     The engine for threads: see ``Calls`` for what it does, ``open`` for how to get one.
 
@@ -70,6 +102,16 @@ class QuotaEngine(Calls):
             raise
         return engine
 
+    def meter(
+        self, account: str, quota_type: str, *, request: Any = None, **plan: Any
+    ) -> MeteredBlock:
+        """Return a block that holds quota at its start and settles the call at its end."""
+        return MeteredBlock(*metered_block(self, account, quota_type, request=request, **plan))
+
+    def for_renewals(self) -> Calls:
+        """Return sync calls for the thread that renews holds: these."""
+        return self
+
     def close(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         self._transport.close()
@@ -87,7 +129,7 @@ class QuotaEngine(Calls):
         self.close()
 
 
-class AsyncQuotaEngine(AsyncCalls):
+class AsyncQuotaEngine(_Metering, AsyncCalls):
     """
     The engine for asyncio: the same methods, awaited.
 
@@ -113,9 +155,18 @@ class AsyncQuotaEngine(AsyncCalls):
         given = {"redis_url": redis_url, "database_url": database_url, "home": home, **settings}
         return AsyncOpening(cls, given, clock)
 
+    def meter(
+        self, account: str, quota_type: str, *, request: Any = None, **plan: Any
+    ) -> AsyncMeteredBlock:
+        """Return a block that holds quota at its start and settles the call at its end."""
+        block = metered_block(self, account, quota_type, request=request, **plan)
+        return AsyncMeteredBlock(*block)
+
     async def aclose(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         await self._transport.close()
+        if self._renewing is not None:
+            await asyncio.to_thread(self._renewing._transport.close)
         await asyncio.to_thread(self.deployment.close)
 
     async def close(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from quota_engine.amounts import checked_amount
 from quota_engine.errors import InvalidAmountError, InvalidArgumentError
@@ -60,6 +60,28 @@ class Usage:
                 f" ({self.output_tokens}), which includes them"
             )
 
+    @classmethod
+    def from_response(cls, response: object, provider: str | None = None) -> Usage:
+        """
+        Return what a provider's whole response says was used, from an SDK's object or a mapping.
+
+        Raises ``InvalidAmountError`` for a report that cannot be, ``InvalidArgumentError`` when
+        there is none. ``quota_engine.extraction.extract`` tells the same without raising.
+        """
+        from quota_engine.extraction import Reported, extract
+
+        found = extract(response, provider)
+        if found is None:
+            raise InvalidArgumentError(f"this {type(response).__name__} reports no usage")
+        if not isinstance(found, Reported):
+            raise InvalidAmountError(f"the provider's usage cannot be: {found.reason}")
+        return found.usage
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
     def counts(self) -> dict[str, Any]:
         """Return what was used, without the zeros, as JSON can say it."""
         return {
@@ -69,11 +91,19 @@ class Usage:
         }
 
 
-def usage_counts(usage: Usage | Mapping[str, Any] | None) -> dict[str, Any] | None:
+@runtime_checkable
+class Counted(Protocol):
+    """What can say what was used: a ``Usage``, or a record that holds more beside it."""
+
+    def counts(self) -> dict[str, Any]:
+        """Return it as JSON can say it."""
+
+
+def usage_counts(usage: Counted | Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a caller's usage as counts; a mapping must have the fields of ``Usage``."""
     if usage is None:
         return None
-    if isinstance(usage, Usage):
+    if isinstance(usage, Counted):
         return usage.counts()
     if not isinstance(usage, Mapping):
         raise InvalidArgumentError(

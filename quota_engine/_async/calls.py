@@ -8,6 +8,7 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._async.holds import AsyncHoldBlock
+from quota_engine._async.pricing import AsyncPricing
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
@@ -46,15 +47,15 @@ from quota_engine.history import HistoryEntry
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
 from quota_engine.settings import Settings
-from quota_engine.usage import Usage, usage_counts
+from quota_engine.usage import Counted, usage_counts
 from quota_engine.waiting import in_thread
 
 #: A hold itself, or its id with ``account=`` and ``quota_type=``.
 HoldArgument = PlacedHold | ExtendedHold | AsyncHoldBlock | str
-UsageArgument = Usage | Mapping[str, Any] | None
+UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class AsyncCalls:
+class AsyncCalls(AsyncPricing):
     """
     Holds, charges and grants quota, in real time.
 
@@ -65,6 +66,7 @@ class AsyncCalls:
     """
 
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
+        super().__init__(transport, backing, settings)
         self._transport = transport
         self._backing = backing
         self._settings = settings

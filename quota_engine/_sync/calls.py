@@ -9,6 +9,7 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._sync.holds import HoldBlock
+from quota_engine._sync.pricing import Pricing
 from quota_engine._sync.transport import Transport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
@@ -47,15 +48,15 @@ from quota_engine.history import HistoryEntry
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
 from quota_engine.settings import Settings
-from quota_engine.usage import Usage, usage_counts
+from quota_engine.usage import Counted, usage_counts
 from quota_engine.waiting import in_place
 
 #: A hold itself, or its id with ``account=`` and ``quota_type=``.
 HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
-UsageArgument = Usage | Mapping[str, Any] | None
+UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls:
+class Calls(Pricing):
     """
     Holds, charges and grants quota, in real time.
 
@@ -66,6 +67,7 @@ class Calls:
     """
 
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
+        super().__init__(transport, backing, settings)
         self._transport = transport
         self._backing = backing
         self._settings = settings

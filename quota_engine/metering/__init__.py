@@ -1,0 +1,68 @@
+"""
+Metering: quota around model calls.
+
+* requires_quota      decorate a function; the engine is found at its first call
+* configure           say which engine that is
+* Plan                what a metered function says of itself
+* metered_block       the same around a block
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from quota_engine.errors import EngineUnavailableError
+from quota_engine.metering.blocks import AsyncMeteredBlock, MeteredBlock
+from quota_engine.metering.call import MeteredCall
+from quota_engine.metering.decorator import F, Meter, metered
+from quota_engine.metering.plan import Arguments, Plan
+
+__all__ = [
+    "AsyncMeteredBlock",
+    "Meter",
+    "MeteredBlock",
+    "Plan",
+    "configure",
+    "decorating",
+    "metered",
+    "metered_block",
+    "requires_quota",
+]
+
+_configured: list[Any] = []
+
+
+def configure(engine: Any) -> None:
+    """Use ``engine`` for every function that the module's ``requires_quota`` decorates."""
+    _configured[:] = [engine]
+
+
+def _engine() -> Any:
+    if not _configured:
+        raise EngineUnavailableError(
+            "no engine is configured: call quota_engine.configure(engine) once, at the start"
+        )
+    return _configured[0]
+
+
+def requires_quota(quota_type: str, **plan: Any) -> Callable[[F], F]:
+    """Meter a function with the configured engine: see ``QuotaEngine.requires_quota``."""
+    return decorating(_engine, quota_type, plan)
+
+
+def decorating(
+    find_engine: Callable[[], Any], quota_type: str, plan: dict[str, Any]
+) -> Callable[[F], F]:
+    """Return the decorator of one plan."""
+    meter = Meter(find_engine, Plan(quota_type=quota_type, **plan))
+    return lambda function: metered(function, meter)
+
+
+def metered_block(
+    engine: Any, account: str, quota_type: str, *, request: Any = None, **plan: Any
+) -> tuple[Meter, MeteredCall]:
+    """Return what a block around one call is made of; ``request`` is what it asks the model."""
+    meter = Meter(lambda: engine, Plan(quota_type=quota_type, account=account, **plan))
+    values = {} if request is None else {"request": request}
+    return meter, MeteredCall(meter.plan, Arguments(values))

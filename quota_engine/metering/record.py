@@ -1,0 +1,57 @@
+"""The record that a metered call leaves: what was used, at what price, and how it went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quota_engine.usage import Usage
+
+SUCCESS = "success"
+FAILED = "failed"
+TIMEOUT = "timeout"
+CANCELLED = "cancelled"
+
+EXACT = "exact"
+ESTIMATED = "estimated"
+
+ERROR_LENGTH_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRecord:
+    """
+    One call as it is kept with its entry. Latencies in milliseconds, cost in ``currency``.
+
+    ``unbilled`` says why nothing was charged; ``anomaly`` keeps a provider's impossible report.
+    """
+
+    usage: Usage
+    usage_type: str
+    status: str = SUCCESS
+    quality: str = EXACT
+    provider: str | None = None
+    model: str | None = None
+    cost: str | None = None
+    currency: str | None = None
+    price_ids: tuple[str, ...] = ()
+    unbilled: str | None = None
+    anomaly: Mapping[str, Any] | None = None
+    error: str | None = None
+    held: int | None = None
+    latency_ms: int | None = None
+    first_token_ms: int | None = None
+    request_id: str | None = None
+    metadata: Mapping[str, Any] | None = None
+
+    def counts(self) -> dict[str, Any]:
+        """Return the record as one flat JSON object, empty fields left out."""
+        rest = {
+            name: getattr(self, name)
+            for name in self.__slots__
+            if name != "usage" and getattr(self, name) not in (None, ())
+        }
+        if self.price_ids:
+            rest["price_ids"] = list(self.price_ids)
+        return {**self.usage.counts(), **rest}
