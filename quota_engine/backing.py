@@ -7,12 +7,17 @@ below them, know only this. Every method may block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from quota_engine.commands import HoldFate, IntentFate, IssueGrant, Snapshot
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
+from quota_engine.prices.catalog import Model, ModelFacts, Provider
+from quota_engine.prices.importing import ImportReport, Reading
+from quota_engine.prices.price import NewPrice, Price
+from quota_engine.prices.versions import PriceList
 
 
 class Opened(Protocol):
@@ -26,9 +31,31 @@ class Opened(Protocol):
     def incarnation(self) -> str: ...
 
 
+class PriceStore(Protocol):
+    """The price book in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def find_provider(self, name: str) -> Provider | None: ...
+    def create_provider(self, name: str) -> Provider:
+        """Return a provider, made if there was none."""
+
+    def find_model(self, provider: str, name: str) -> Model | None: ...
+    def create_model(self, provider: str, name: str, facts: ModelFacts) -> Model:
+        """Return a model as it is, made with these facts if there was none."""
+
+    def change_model(self, provider: str, name: str, facts: ModelFacts) -> Model | None: ...
+    def list_models(self, provider: str | None) -> Sequence[Model]: ...
+    def read_prices(self, provider: str | None, model: str | None) -> PriceList: ...
+    def add_price(self, new: NewPrice, now: datetime | None) -> Price: ...
+    def import_prices(
+        self, read: Callable[[datetime], Reading], now: datetime | None, *, dry_run: bool
+    ) -> ImportReport: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
+    @property
+    def price_store(self) -> PriceStore: ...
     def reopen(self, seen: Opened | None) -> Opened:
         """Return an open deployment; ask the gate unless that differs already from ``seen``."""
 

@@ -27,6 +27,7 @@ from quota_engine.jobs.running import run_command
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
+from quota_engine.ledger.pricing import PriceTables
 from quota_engine.outbox import Outbox
 from quota_engine.settings import Settings
 
@@ -44,6 +45,7 @@ class Deployment:
         self.redis_url, self.database_url = server_urls(settings)
         self.client = redis_client(self.redis_url, settings)
         self.ledger = self._open_ledger()
+        self.price_store = PriceTables(self.ledger)
         self._lock = threading.Lock()
         self._opened: Opened | None = None
         os.register_at_fork(after_in_child=self._renew_lock)

@@ -109,6 +109,24 @@ class Settings(BaseSettings):
         300, gt=0, description="Time between two reconciliations by the workers."
     )
 
+    currency: str = Field(
+        "USD",
+        pattern="^[A-Z]{3}$",
+        description="The deployment's currency: that of quota type credit, and of prices and "
+        "costs where none is named.",
+    )
+    price_refresh_seconds: float = Field(
+        30,
+        ge=0,
+        description="Age at which a client reads a model's prices again: so late it may see what "
+        "another process sets. Set changes of price ahead, and they count from their instant.",
+    )
+    price_age_max_seconds: float = Field(
+        3_600,
+        ge=0,
+        description="Age up to which prices may be used while PostgreSQL does not answer.",
+    )
+
     @field_validator("quota_types", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:

@@ -254,14 +254,18 @@ def checked_money(value: object, *, name: str) -> Decimal:
         raise InvalidArgumentError(f"{name} must be a number, not {value!r:.80}") from None
     if not number.is_finite() or number < 0:
         raise InvalidArgumentError(f"{name} must be a number from 0, not {value!r:.80}")
-    exponent = number.as_tuple().exponent
-    too_fine = isinstance(exponent, int) and -exponent > PLACES_MAX
-    if too_fine or (number and number.adjusted() >= DIGITS_MAX):
+    short = plain(number) if _is_short(number) else None
+    if short is None or -int(short.as_tuple().exponent) > PLACES_MAX:
         raise InvalidArgumentError(
             f"{name} must have at most {DIGITS_MAX} digits before and {PLACES_MAX} after the"
             f" point, not {value!r:.80}"
         )
-    return plain(number)
+    return short
+
+
+def _is_short(number: Decimal) -> bool:
+    """Return whether arithmetic with ``EXACT`` can hold a number, whatever its last zeros."""
+    return (not number or number.adjusted() < DIGITS_MAX) and len(number.as_tuple().digits) < 100
 
 
 def plain(number: Decimal) -> Decimal:
@@ -315,8 +319,3 @@ def _checked_name(text: object, what: str) -> str:
     if not text.isprintable():
         raise InvalidArgumentError(f"{what} {text!r:.80} holds a control character")
     return text.strip()
-
-
-def checked_tokens_max(tokens: object, *, name: str) -> int | None:
-    """Return a model's limit in tokens; None: not known."""
-    return None if tokens is None else checked_amount(tokens, name=name)
