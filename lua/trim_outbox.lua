@@ -29,4 +29,4 @@ end
 
 -- Point of no return: one command.
 local trimmed = redis.call("XTRIM", outbox_key, "MINID", "=", min_id)
-return { "TRIMMED", string.format("%.0f", trimmed) }
+return { "TRIMMED", string.format("%d", trimmed) }

@@ -14,6 +14,10 @@ end
 -- Note that the entry being made changes a grant; several notes on one grant become one triple.
 function entries.move(state, grant_id, remaining, reserved)
   local moves = state.moves
+  if not moves then
+    state.moves = { grant_id, remaining, reserved }
+    return
+  end
   for place = 1, #moves, 3 do
     if moves[place] == grant_id then
       moves[place + 1] = moves[place + 1] + remaining
@@ -27,7 +31,7 @@ end
 
 -- Number, chain and keep one entry. Returns its answer: what a repeated operation is told.
 function entries.add(state, kind, event)
-  local text, moves = amounts.text, state.moves
+  local text, moves = amounts.text, state.moves or {}
   for place = 1, #moves, 3 do
     moves[place + 1], moves[place + 2] = text(moves[place + 1]), text(moves[place + 2])
   end
@@ -37,13 +41,13 @@ function entries.add(state, kind, event)
   local version, amount, shortfall = text(state.version), text(event.amount), text(event.shortfall or 0)
   local balance_text, held, debt = text(balance), text(state.held), text(state.debt)
   local fingerprint, flags, terms = event.fingerprint or "", event.flags or "", event.terms or ""
-  local line = table.concat({
-    "1", kind, state.name, version, text(event.at), event.operation_id, fingerprint, amount,
-    text(balance - state.logged_balance), text(state.held - state.logged_held), balance_text, held, debt,
-    shortfall, event.subject or "", flags, terms, moved, event.details or "",
-  }, "\n")
+  local line = "1\n" .. kind .. "\n" .. state.name .. "\n" .. version .. "\n" .. text(event.at) .. "\n"
+    .. event.operation_id .. "\n" .. fingerprint .. "\n" .. amount .. "\n"
+    .. text(balance - state.logged_balance) .. "\n" .. text(state.held - state.logged_held) .. "\n"
+    .. balance_text .. "\n" .. held .. "\n" .. debt .. "\n" .. shortfall .. "\n" .. (event.subject or "") .. "\n"
+    .. flags .. "\n" .. terms .. "\n" .. moved .. "\n" .. (event.details or "")
   state.chain = redis.sha1hex(state.chain .. "\n" .. line)
-  state.logged_balance, state.logged_held, state.moves = balance, state.held, {}
+  state.logged_balance, state.logged_held, state.moves = balance, state.held, nil
   local count = #state.entries
   state.entries[count + 1], state.entries[count + 2] = line, state.chain
   return { fingerprint, version, amount, shortfall, balance_text, held, debt, flags, terms, moved }

@@ -10,7 +10,6 @@ burn-down order: the hash's field `head` names the first, `next` the one after (
 paying costs what it touches, however many grants there are. A grant stays while anything remains of
 it or a hold reserves a part of it.
 ]]
---- @include "lib/amounts"
 --- @include "lib/entries"
 local grants = {}
 
@@ -19,8 +18,8 @@ function grants.parse(grant_id, record)
     string.match(record, "^(%d+) (%d+) (%a) =(%S*) (.*)$")
   return {
     id = grant_id,
-    remaining = tonumber(remaining),
-    reserved = tonumber(reserved),
+    remaining = remaining + 0,
+    reserved = reserved + 0,
     state = standing,
     next = following,
     terms = terms,
@@ -28,29 +27,32 @@ function grants.parse(grant_id, record)
 end
 
 function grants.record(grant)
-  local text = amounts.text
-  return text(grant.remaining) .. " " .. text(grant.reserved) .. " " .. grant.state .. " =" .. grant.next
-    .. " " .. grant.terms
+  return string.format("%d %d %s =%s %s", grant.remaining, grant.reserved, grant.state, grant.next, grant.terms)
 end
 
 -- The grant, or nil. Read at most once per script.
 function grants.get(state, grant_id)
   local grant = state.grants[grant_id]
   if grant == nil then
-    local record = redis.call("HGET", state.quota, "g:" .. grant_id)
+    local record = redis.call("HGET", state.keys.quota, "g:" .. grant_id)
     grant = record and grants.parse(grant_id, record) or false
     state.grants[grant_id] = grant
   end
   return grant or nil
 end
 
+-- Whether nothing is left of a grant: then it is gone, for the rest of the script too.
+function grants.is_used_up(grant)
+  return grant.state ~= "p" and grant.remaining == 0 and grant.reserved == 0
+end
+
 -- Take up to `amount` units in burn-down order; for a hold they become reserved. Returns how much
--- it is in all, and the list { grant_id, units, ... }.
+-- it is in all, and for a hold the list { grant_id, units, ... }.
 function grants.take(state, amount, for_hold)
   local taken, rest = {}, amount
   while rest > 0 and state.head ~= "" do
     local grant = grants.get(state, state.head)
-    local part = math.min(rest, grant.remaining)
+    local part = rest < grant.remaining and rest or grant.remaining
     local reserved = for_hold and part or 0
     grant.remaining = grant.remaining - part
     grant.reserved = grant.reserved + reserved
@@ -60,8 +62,10 @@ function grants.take(state, amount, for_hold)
     end
     state.touched[grant.id] = grant
     entries.move(state, grant.id, -part, reserved)
-    taken[#taken + 1] = grant.id
-    taken[#taken + 1] = part
+    if for_hold then
+      local count = #taken
+      taken[count + 1], taken[count + 2] = grant.id, part
+    end
   end
   state.remaining = state.remaining - (amount - rest)
   if for_hold then

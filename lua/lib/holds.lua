@@ -10,7 +10,7 @@ local holds = {}
 function holds.get(state, hold_id)
   local known = state.holds[hold_id]
   if known == nil then
-    local record = redis.call("HGET", state.hold_key, hold_id)
+    local record = redis.call("HGET", state.keys.holds, hold_id)
     known = record and holds.parse(hold_id, record) or false
     state.holds[hold_id] = known
   end

@@ -8,10 +8,6 @@ operation is remembered for at least one horizon, and forgetting costs no script
 --- @include "lib/amounts"
 local operations = {}
 
-local function current_key(state)
-  return math.floor(state.server_now / state.horizon) % 2 == 0 and state.ops0 or state.ops1
-end
-
 -- The remembered answer's lines joined by newlines, or nil. What this very script did counts too.
 function operations.recall(state, operation_id)
   for place = 1, #state.answers, 2 do
@@ -19,27 +15,27 @@ function operations.recall(state, operation_id)
       return state.answers[place + 1]
     end
   end
-  return redis.call("HGET", state.ops0, operation_id) or redis.call("HGET", state.ops1, operation_id) or nil
+  return redis.call("HGET", state.keys.ops0, operation_id) or redis.call("HGET", state.keys.ops1, operation_id) or nil
 end
 
 -- Keep an answer (a list of lines); written by the script's commit.
 function operations.remember(state, operation_id, answer)
-  state.answers[#state.answers + 1] = operation_id
-  state.answers[#state.answers + 1] = table.concat(answer, "\n")
+  local count = #state.answers
+  state.answers[count + 1], state.answers[count + 2] = operation_id, table.concat(answer, "\n")
 end
 
 function operations.save(state)
   if #state.answers > 0 then
-    local key = current_key(state)
+    local period = math.floor(state.server_now / state.horizon)
+    local key = period % 2 == 0 and state.keys.ops0 or state.keys.ops1
     redis.call("HSET", key, unpack(state.answers))
-    local ends = (math.floor(state.server_now / state.horizon) + 2) * state.horizon
-    redis.call("PEXPIREAT", key, amounts.text(ends), "NX")
+    redis.call("PEXPIREAT", key, amounts.text((period + 2) * state.horizon), "NX")
   end
 end
 
 -- The reply to a repeat: the first answer, or an error if the arguments are others now.
 function operations.replay(state, operation_id, fingerprint, remembered)
-  if redis.call("EXISTS", state.outbox) == 0 then
+  if redis.call("EXISTS", state.keys.outbox) == 0 then
     return redis.error_reply("FENCED the outbox is gone")
   end
   local reply = { "REPLAYED" }

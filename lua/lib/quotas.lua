@@ -18,32 +18,32 @@ local quotas = {}
 
 local FIELDS_MAX = 200
 
--- The state of a quota, or nil and the error to return. `keys` is a table of the script's keys, which
--- becomes the state; `context` is { epoch, name, now_ms, horizon_ms }.
+-- The state of a quota, or nil and the error to return. `keys` is a table of the script's keys.
 function quotas.open(keys, epoch, name, now_ms, horizon_ms)
   local fence = redis.call("HMGET", keys.versions, "@epoch", name)
   if fence[1] ~= epoch then
     return nil, redis.error_reply("FENCED epoch is " .. (fence[1] or "absent"))
   end
   local time = redis.call("TIME")
-  local server_now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  local server_now = time[1] * 1000 + math.floor(time[2] / 1000)
   local stored = redis.call("HMGET", keys.quota, "version", "chain", "remaining", "covered", "held", "debt",
     "pending", "overdraft", "frozen", "next_change_at", "head")
   if not stored[1] or (fence[2] and fence[2] ~= stored[1]) then
     return nil, redis.error_reply("QUOTA_NOT_LOADED " .. name)
   end
-  local remaining, covered, held = tonumber(stored[3]), tonumber(stored[4]), tonumber(stored[5])
-  local debt = tonumber(stored[6])
+  for place = 3, 7 do
+    stored[place] = stored[place] + 0 -- reads a number, without the cost of a call
+  end
+  stored[10] = stored[10] + 0
+  local remaining, covered, held, debt = stored[3], stored[4], stored[5], stored[6]
   return {
-    versions = keys.versions, outbox = keys.outbox, due = keys.due, quota = keys.quota,
-    hold_key = keys.holds, change_key = keys.changes, ops0 = keys.ops0, ops1 = keys.ops1,
-    epoch = epoch, name = name, server_now = server_now, horizon = horizon_ms,
-    now = now_ms == "" and server_now or tonumber(now_ms),
-    version = tonumber(stored[1]), chain = stored[2], remaining = remaining, covered = covered,
-    held = held, debt = debt, pending = tonumber(stored[7]), limit = stored[8], frozen = stored[9],
-    next_change_at = tonumber(stored[10]), head = stored[11], stored = stored,
+    keys = keys, epoch = epoch, name = name, server_now = server_now, horizon = horizon_ms,
+    now = now_ms == "" and server_now or now_ms + 0,
+    version = stored[1] + 0, chain = stored[2], remaining = remaining, covered = covered,
+    held = held, debt = debt, pending = stored[7], limit = stored[8], frozen = stored[9],
+    next_change_at = stored[10], head = stored[11], stored = stored,
     logged_balance = remaining + covered - debt, logged_held = held,
-    grants = {}, touched = {}, entries = {}, moves = {}, answers = {},
+    grants = {}, touched = {}, entries = {}, answers = {},
     holds = {}, holds_changed = {}, changes = {},
   }
 end
@@ -73,7 +73,7 @@ function quotas.bring_up(state, limit, is_partial)
     return nil
   end
   local now = amounts.text(state.now)
-  local found = redis.call("ZRANGEBYSCORE", state.change_key, "-inf", now, "WITHSCORES",
+  local found = redis.call("ZRANGEBYSCORE", state.keys.changes, "-inf", now, "WITHSCORES",
     "LIMIT", 0, limit + 1)
   local beyond = found[2 * limit + 2]
   if beyond and not is_partial then
@@ -89,7 +89,7 @@ function quotas.bring_up(state, limit, is_partial)
     state.next_change_at = tonumber(beyond)
     return redis.error_reply("CATCH_UP again")
   end
-  local after = redis.call("ZRANGEBYSCORE", state.change_key, "(" .. now, "+inf", "WITHSCORES", "LIMIT", 0, 1)
+  local after = redis.call("ZRANGEBYSCORE", state.keys.changes, "(" .. now, "+inf", "WITHSCORES", "LIMIT", 0, 1)
   state.next_change_at = after[2] and tonumber(after[2]) or amounts.MAX
   return nil
 end
@@ -102,24 +102,24 @@ function quotas.charge(state, amount)
   return amount - collectable
 end
 
-local function put(fields, name, value, stored)
-  if value ~= tonumber(stored) then
-    fields[#fields + 1] = name
-    fields[#fields + 1] = amounts.text(value)
+local function put(fields, name, value, before)
+  if value ~= before then
+    local count = #fields
+    fields[count + 1], fields[count + 2] = name, amounts.text(value)
   end
 end
 
 -- Add the touched grants to the fields to be written, or write some at once: unpack() has an end.
 local function put_grants(state, fields)
   for grant_id, grant in pairs(state.touched) do
-    if grant.state ~= "p" and grant.remaining == 0 and grant.reserved == 0 then
-      redis.call("HDEL", state.quota, "g:" .. grant_id)
+    if grants.is_used_up(grant) then
+      redis.call("HDEL", state.keys.quota, "g:" .. grant_id)
       state.changes["c:" .. grant_id] = amounts.MAX
     elseif #fields < FIELDS_MAX then
-      fields[#fields + 1] = "g:" .. grant_id
-      fields[#fields + 1] = grants.record(grant)
+      local count = #fields
+      fields[count + 1], fields[count + 2] = "g:" .. grant_id, grants.record(grant)
     else
-      redis.call("HSET", state.quota, "g:" .. grant_id, grants.record(grant))
+      redis.call("HSET", state.keys.quota, "g:" .. grant_id, grants.record(grant))
     end
   end
 end
@@ -127,9 +127,9 @@ end
 local function save_holds(state)
   for hold_id, record in pairs(state.holds_changed) do
     if record then
-      redis.call("HSET", state.hold_key, hold_id, record)
+      redis.call("HSET", state.keys.holds, hold_id, record)
     else
-      redis.call("HDEL", state.hold_key, hold_id)
+      redis.call("HDEL", state.keys.holds, hold_id)
     end
   end
 end
@@ -137,17 +137,17 @@ end
 local function save_changes(state)
   for member, at in pairs(state.changes) do
     if at == amounts.MAX then
-      redis.call("ZREM", state.change_key, member)
+      redis.call("ZREM", state.keys.changes, member)
     else
-      redis.call("ZADD", state.change_key, amounts.text(at), member)
+      redis.call("ZADD", state.keys.changes, amounts.text(at), member)
     end
   end
-  if state.next_change_at == tonumber(state.stored[10]) then
+  if state.next_change_at == state.stored[10] then
     return
   elseif state.next_change_at == amounts.MAX then
-    redis.call("ZREM", state.due, state.name)
+    redis.call("ZREM", state.keys.due, state.name)
   else
-    redis.call("ZADD", state.due, amounts.text(state.next_change_at), state.name)
+    redis.call("ZADD", state.keys.due, amounts.text(state.next_change_at), state.name)
   end
 end
 
@@ -156,7 +156,7 @@ end
 function quotas.commit(state)
   local lines = state.entries
   for place = 1, #lines, 2 do
-    local id = redis.pcall("XADD", state.outbox, "NOMKSTREAM", state.epoch .. "-*",
+    local id = redis.pcall("XADD", state.keys.outbox, "NOMKSTREAM", state.epoch .. "-*",
       "entry", lines[place], "chain", lines[place + 1])
     if not id then
       return redis.error_reply("FENCED the outbox is gone")
@@ -180,8 +180,8 @@ function quotas.commit(state)
     fields[#fields + 1], fields[#fields + 2] = "head", state.head
   end
   put_grants(state, fields)
-  redis.call("HSET", state.quota, unpack(fields))
-  redis.call("HSET", state.versions, state.name, version)
+  redis.call("HSET", state.keys.quota, unpack(fields))
+  redis.call("HSET", state.keys.versions, state.name, version)
   save_holds(state)
   save_changes(state)
   operations.save(state)

@@ -97,6 +97,9 @@ def findings_in(info: Info, *, is_durable_elsewhere: bool) -> list[Finding]:
         note("not_master", f"the server is no master but a {role}", fix, is_fatal=True)
     if too_old := _too_old(info):
         note("too_old", too_old, "run Redis 7.0 or Valkey 7.2, or newer", is_fatal=True)
+    if info.get("arch_bits", "64") != "64":
+        fix = "run a 64-bit server: the scripts write numbers as C longs"
+        note("not_64_bit", "the server cannot write amounts beyond 2^31", fix, is_fatal=True)
     policy = info.get("maxmemory_policy", "unknown")
     if policy != "noeviction":
         note(
