@@ -41,7 +41,7 @@ AUDIO_SECONDS_DEFAULT, VIDEO_SECONDS_DEFAULT = 60, 5
 
 OutputBasis = Literal["request", "reasoning", "model", "default", "none"]
 
-_INSIDE = ("", "extra_body", "parameters", "generationConfig", "generation_config", "config")
+_INSIDE = ("extra_body", "parameters", "generationConfig", "generation_config", "config")
 _OUTPUT_LIMITS = (
     *("max_completion_tokens", "max_output_tokens", "max_tokens", "maxOutputTokens"),
     *("maxTokens", "max_new_tokens", "max_tokens_to_sample"),
@@ -105,8 +105,9 @@ def estimate(
 
 def _given(request: Any, *names: str) -> Any:
     """Return the first of ``names`` that the request sets, at the top or in its options."""
-    for place in _INSIDE:
-        options = look(request, place) if place else request
+    for options in (request, *(look(request, place) for place in _INSIDE)):
+        if options is None:
+            continue
         for name in names:
             value = look(options, name)
             if value is not None:

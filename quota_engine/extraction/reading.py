@@ -16,6 +16,9 @@ from typing import Any
 from quota_engine.amounts import AMOUNT_MAX, checked_amount
 from quota_engine.errors import InvalidAmountError
 
+_LEAVES = frozenset({type(None), str, bytes, bytearray, bool, int, float, Decimal, list, tuple})
+_REPORTABLE = (int, float, Decimal, str)  # a tuple: these checks are most of the work
+_NO_MODEL: Any = object()
 _DEPTH_MAX = 6
 _LIST_MAX = 50
 _TEXT_MAX = 200
@@ -24,16 +27,30 @@ _TEXT_MAX = 200
 def look(source: Any, *path: str) -> Any:
     """Return what lies under ``path``, through items and attributes alike, or None."""
     for name in path:
-        if source is None or isinstance(source, str | bytes | int | float | list | tuple):
+        kind = type(source)
+        if kind in _LEAVES:
             return None
-        if isinstance(source, Mapping):
-            source = source.get(name)
-        else:
-            try:
-                source = getattr(source, name, None)
-            except Exception:  # a property of a foreign object may raise anything
-                return None
+        source = source.get(name) if kind is dict else _field(source, name)
     return source
+
+
+def _field(source: Any, name: str) -> Any:
+    """
+    Return one field of an object.
+
+    A pydantic model takes microseconds to say that it lacks an attribute, and most looks are for
+    what is not there: its fields are looked up where it keeps them.
+    """
+    if isinstance(source, Mapping):
+        return source.get(name)
+    try:
+        extra = getattr(source, "__pydantic_extra__", _NO_MODEL)
+        if extra is _NO_MODEL or name.startswith("_"):
+            return getattr(source, name, None)
+        own = source.__dict__
+        return own[name] if name in own else (extra or {}).get(name)
+    except Exception:  # a property of a foreign object may raise anything
+        return None
 
 
 def look_text(source: Any, *path: str) -> str | None:
@@ -50,7 +67,7 @@ def look_list(source: Any, *path: str) -> list[Any] | tuple[Any, ...]:
 
 def is_reported(value: Any) -> bool:
     """Whether a provider meant to say a number, sensible or not."""
-    return isinstance(value, int | float | Decimal | str)
+    return isinstance(value, _REPORTABLE)
 
 
 def look_count(source: Any, *path: str) -> int | None:

@@ -128,9 +128,11 @@ def provider_of(response: Any) -> str | None:
 
 
 def _text_in(response: Any, *paths: tuple[str, ...]) -> str | None:
-    for wrapped in ((), *((name,) for name in _WRAPPERS)):
+    for holder in (response, *(look(response, name) for name in _WRAPPERS)):
+        if holder is None or isinstance(holder, str):
+            continue
         for path in paths:
-            text = look_text(response, *wrapped, *path)
+            text = look_text(holder, *path)
             if text:
                 return text
     return None
