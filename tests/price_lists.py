@@ -12,10 +12,12 @@ from itertools import count
 from typing import Any
 
 from quota_engine import Usage
-from quota_engine.prices import Cost, Price, cost_of, new_price
+from quota_engine.prices import Cost, NewPrice, Price, cost_of, new_price
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 AT = datetime(2025, 6, 1, 12, tzinfo=UTC)
+#: When lists are read: by day, after the release of those that are compared.
+IMPORTED_AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 _numbers = count(1)
 
 
@@ -42,6 +44,20 @@ def price(kind: str, amount: str, unit: str | None = None, **terms: Any) -> Pric
         origin=new.origin,
         number=number,
     )
+
+
+def recorded(prices: Sequence[NewPrice], at: datetime = IMPORTED_AT) -> list[Price]:
+    """Return new prices as they would be recorded at an instant."""
+    names = [name for name in NewPrice.__slots__ if name != "effective_at"]
+    return [
+        Price(
+            price_id=f"price_{number}",
+            effective_at=new.effective_at or at,
+            number=number,
+            **{name: getattr(new, name) for name in names},
+        )
+        for number, new in enumerate(prices)
+    ]
 
 
 def cost(usage: Usage, prices: Sequence[Price], **asked: Any) -> Cost:

@@ -2,9 +2,9 @@
 Reading the price list of the package genai-prices: the data that came with its release.
 
 It is never updated by itself, so the same release of it always reads the same. Prices are in USD.
-Versions that begin later are taken with their dates, and of past ones the one in force. Prices by
-the hour of the day, and what the price book does not count (searches, pages, audio and image
-tokens), are left out and named. Zeros are treated as in ``litellm``.
+Versions that begin later are taken with their dates, and of past ones the one in force. Of prices
+by the hour of the day the dearest is taken. What the price book does not count (searches, pages,
+audio and image tokens) is left out and named. Zeros are treated as in ``litellm``.
 """
 
 from __future__ import annotations
@@ -89,12 +89,9 @@ def _read_model(
 ) -> Offer | Unread:
     name = f"{provider}/{model.id}"
     left_out: dict[str, None] = {}
-    dated = _without_hours(model, left_out)
-    if dated is None:
-        return Unread(entry=name, reason="priced only by the hour of the day")
     segments: list[tuple[datetime | None, _Prices]] = []
-    for start in [None, *_starts(dated, at)]:
-        segments.append((start, _prices_at(dated, start or at, left_out, zero_is_free)))
+    for start in [None, *_starts(model, at)]:
+        segments.append((start, _prices_at(model, start or at, left_out, zero_is_free)))
     if not any(prices for _, prices in segments):
         if "all prices are 0" in left_out:
             reason = "every price is 0, which may mean free or unknown"
@@ -113,19 +110,28 @@ def _read_model(
     )
 
 
-def _without_hours(model: ModelInfo, left_out: dict[str, None]) -> ModelInfo | None:
-    """Return the model without its prices by the hour of the day; None: it has no others."""
-    from genai_prices.types import ConditionalPrice, TimeOfDateConstraint
+def _pinned(model: ModelInfo, at: datetime, left_out: dict[str, None]) -> ModelInfo:
+    """Return the model with the one price that it has at an instant, whatever the hour."""
+    from genai_prices.types import ModelPrice, TimeOfDateConstraint
 
-    def is_hourly(price: object) -> bool:
-        return isinstance(getattr(price, "constraint", None), TimeOfDateConstraint)
-
-    if not isinstance(model.prices, list):
+    if isinstance(model.prices, ModelPrice):
         return model
-    kept: list[ConditionalPrice] = [price for price in model.prices if not is_hourly(price)]
-    if len(kept) < len(model.prices):
-        left_out["prices by the hour of the day"] = None
-    return replace(model, prices=kept) if kept else None
+    candidates: list[ModelPrice] = []
+    for price in reversed(model.prices):  # the last one that is active counts
+        if isinstance(price.constraint, TimeOfDateConstraint):
+            candidates.append(price.prices)
+        elif price.constraint is None or price.constraint.active(at):
+            candidates.append(price.prices)
+            break
+    if len(candidates) > 1:
+        left_out["cheaper hours of the day"] = None
+    dearest = max(candidates, key=_dearness, default=model.prices[0].prices)
+    return replace(model, prices=dearest)
+
+
+def _dearness(prices: ModelPrice) -> tuple[Decimal, ...]:
+    values = (prices.input_mtok, prices.output_mtok)
+    return tuple(value if isinstance(value, Decimal) else Decimal(0) for value in values)
 
 
 def _starts(model: ModelInfo, at: datetime) -> list[datetime]:
@@ -146,6 +152,7 @@ def _prices_at(
     model: ModelInfo, at: datetime, left_out: dict[str, None], zero_is_free: bool
 ) -> _Prices:
     found: _Prices = {}
+    model = _pinned(model, at, left_out)
     _take(model.get_prices(at), None, found, left_out)
     for variant in model.price_variants or ():
         condition = tuple(variant.when.items())

@@ -43,6 +43,8 @@ _TOKEN_FIELD = re.compile(
     r"(?:_above_(?P<hours>1)hr)?(?:_above_(?P<thousands>\d+)k_tokens)?"
     rf"(?:_(?P<tier>{'|'.join(SERVICE_TIERS)}))?\Z"
 )
+#: A second of audio; where an entry has both, they say it twice.
+SECONDS_FIELDS = ("output_cost_per_second", "input_cost_per_second")
 _VIDEO_FIELD = re.compile(r"output_cost_per_(?:video_per_)?second(?:_(?P<resolution>\d+[pk]))?\Z")
 _IMAGE_FIELD = re.compile(r"output_cost_per_image(?:_(?P<resolution>[\d.]+K?))?\Z")
 
@@ -213,6 +215,7 @@ def _read_media(entry: Mapping[str, Any], found: _Found) -> None:
             each = EXACT.multiply(cost, Decimal(10_000))
             add = (PricingType.AUDIO_TTS, Unit.PER_10K_CHARS, each)
         elif name in _seconds_fields(entry) and not by_token:
+            taken.update(SECONDS_FIELDS)
             add = (PricingType.AUDIO_MINUTE, Unit.PER_SECOND, cost)
         elif name in ("input_cost_per_query", "input_cost_per_request"):
             add = (PricingType.REQUEST, Unit.PER_REQUEST, cost)
@@ -233,11 +236,10 @@ def _read_media(entry: Mapping[str, Any], found: _Found) -> None:
 
 
 def _seconds_fields(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the field that prices a second of audio; where there are two, they say it twice."""
+    """Return the field that prices a second of audio."""
     if entry.get("mode") not in ("audio_transcription", "audio_speech", "realtime"):
         return ()
-    names = ("output_cost_per_second", "input_cost_per_second")
-    return next(((name,) for name in names if _number(entry.get(name))), ())
+    return next(((name,) for name in SECONDS_FIELDS if _number(entry.get(name))), ())
 
 
 def _read_image_tokens(entry: Mapping[str, Any], found: _Found, taken: set[str]) -> None:
