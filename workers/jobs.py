@@ -35,7 +35,11 @@ def drain(shards: list[int]) -> None:
     """
     here = deployment()
     drainer = Drainer(here, shards, stopping)
-    drainer.run(here.settings.drain_slice_seconds)
+    try:
+        drainer.run(here.settings.drain_slice_seconds)
+    except Exception:
+        log.exception("a drain failed")
+        raise
     job = get_current_job()
     if job is None or not drainer.followed:
         return

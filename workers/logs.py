@@ -38,5 +38,13 @@ def begin_logging(*, as_json: bool) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Leave out what RQ repeats while its Redis does not answer; the keeper says it once."""
-    return not (record.name == "rq.worker" and "could not connect" in str(record.msg))
+    """
+    Shorten what RQ says to a line, and leave out what the keeper says, once instead of often.
+
+    A job logs its own failure; what RQ then fails to keep in its books loses nothing.
+    """
+    if record.name != "rq.worker":
+        return True
+    record.msg, record.args = record.getMessage().splitlines()[0], ()
+    record.exc_info = None
+    return "could not connect" not in record.msg
