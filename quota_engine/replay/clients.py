@@ -13,11 +13,15 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
+
+from redis.exceptions import RedisError
 
 from quota_engine.engine import QuotaEngine
 from quota_engine.errors import (
@@ -36,6 +40,7 @@ QUOTA_TYPE = "text_token"
 #: A bare PING is timed beside every such call.
 PING_EVERY = 10
 INSIST_SECONDS = 60.0
+INSIST_PAUSE_SECONDS = 0.1
 HOLD_TTL_SECONDS = 600
 
 REFUSALS: dict[type[QuotaError], str] = {
@@ -79,6 +84,7 @@ class Client:
 
     process: Any
     answers: Connection
+    told: Told | None = None
 
 
 class Crew:
@@ -110,7 +116,7 @@ class Crew:
     @property
     def are_ready(self) -> bool:
         """Whether every client has granted its users; raises what one of them met."""
-        self._raise_failures()
+        self._hear()
         return all(self._counts[0::3])
 
     def begin(self) -> None:
@@ -118,9 +124,14 @@ class Crew:
         self._go.set()
 
     @property
+    def are_done(self) -> bool:
+        """Whether every client has made its calls; raises what one of them met."""
+        self._hear()
+        return all(client.told is not None for client in self._clients)
+
+    @property
     def made(self) -> int:
-        """How many calls were made so far; raises what a client met."""
-        self._raise_failures()
+        """How many calls were made so far."""
         return sum(self._counts[1::3])
 
     @property
@@ -128,38 +139,28 @@ class Crew:
         """How many of them were refused."""
         return sum(self._counts[2::3])
 
+    @property
     def told(self) -> list[Told]:
-        """Return what each client was told, when all have made their calls."""
-        found = []
+        """What each client was told that has made its calls."""
+        return [client.told for client in self._clients if client.told is not None]
+
+    def _hear(self) -> None:
+        """Take what clients have sent; raise what ended one of them early."""
         for client in self._clients:
-            answer = _answer(client)
-            found.append(answer)
-            client.process.join()
-        return found
-
-    def _raise_failures(self) -> None:
-        for client in self._clients:
-            if not client.process.is_alive() and not client.answers.poll():
-                raise _died(client)
-            if client.answers.poll() and not self._go.is_set():
-                _answer(client)
-
-
-def _answer(client: Client) -> Told:
-    try:
-        answer = client.answers.recv()
-    except EOFError:
-        raise _died(client) from None
-    if isinstance(answer, Told):
-        return answer
-    raise answer
-
-
-def _died(client: Client) -> EngineUnavailableError:
-    client.process.join()
-    return EngineUnavailableError(
-        f"a client process ended with code {client.process.exitcode} in the middle"
-    )
+            if client.told is not None or (
+                client.process.is_alive() and not client.answers.poll()
+            ):
+                continue
+            try:
+                answer = client.answers.recv()
+            except EOFError:
+                client.process.join()
+                raise EngineUnavailableError(
+                    f"a client process ended with code {client.process.exitcode} in the middle"
+                ) from None
+            if not isinstance(answer, Told):
+                raise answer
+            client.told = answer
 
 
 def run_client(share: Share, go: Any, counts: Any, answers: Connection) -> None:
@@ -200,7 +201,8 @@ def _grant(engine: QuotaEngine, user: User) -> None:
     for number, grant in enumerate(user.grants):
         lasts = grant.lasts_seconds
         expires_at = None if lasts is None else datetime.now(UTC) + timedelta(seconds=lasts)
-        engine.issue_grant(
+        issue = partial(
+            engine.issue_grant,
             user.account,
             QUOTA_TYPE,
             grant.amount,
@@ -210,6 +212,7 @@ def _grant(engine: QuotaEngine, user: User) -> None:
             priority=grant.priority,
             expires_at=expires_at,
         )
+        _insist(issue)
 
 
 def _make(engine: QuotaEngine, call: Call, account: str, output_limit: int, told: Told) -> None:
@@ -250,9 +253,11 @@ def _insist(call: Callable[[], T]) -> T:
         except EngineUnavailableError:
             if time.monotonic() > until:
                 raise
+            time.sleep(INSIST_PAUSE_SECONDS)
 
 
 def _ping(engine: QuotaEngine, told: Told) -> None:
     started = time.perf_counter_ns()
-    engine.deployment.client.ping()
-    told.latencies["ping"].append(time.perf_counter_ns() - started)
+    with suppress(RedisError):
+        engine.deployment.client.ping()
+        told.latencies["ping"].append(time.perf_counter_ns() - started)

@@ -9,12 +9,13 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 
 from quota_engine.deployment import Deployment
 from quota_engine.engine import QuotaEngine
+from quota_engine.errors import EngineUnavailableError
 from quota_engine.outbox import Outbox
 from quota_engine.replay import proofs
 from quota_engine.replay.clients import Crew, Share, Told
@@ -126,6 +127,7 @@ def run(calls: Sequence[Call], options: Options, watch: Watcher) -> Report:
         with Worker(deployment.redis_url, deployment.database_url) as worker:
             told, seconds, pending_max = _make_calls(deployment, worker, workload, options, watch)
             watch(Progress("draining the outbox", len(calls)))
+            deployment.reopen(deployment.opened)  # the server may have been restarted meanwhile
             proofs.settle_due(deployment, workload.users)
             engine.drain()
         return _report(
@@ -165,15 +167,17 @@ def _make_calls(
         started, sampled, pending, pending_max = time.monotonic(), 0.0, 0, 0
         promotions_end = started + options.promotion_seconds + SPARE_SECONDS
         crew.begin()
-        while (made := crew.made) < len(workload.calls):
+        while not crew.are_done:
             if time.monotonic() - sampled > SAMPLE_SECONDS:
                 worker.check()
-                pending, sampled = _pending(deployment), time.monotonic()
+                with suppress(EngineUnavailableError):  # clients insist; this is only looked at
+                    pending = _pending(deployment)
+                sampled = time.monotonic()
                 pending_max = max(pending_max, pending)
-            watch(Progress("making calls", made, crew.refused, pending))
+            watch(Progress("making calls", crew.made, crew.refused, pending))
             time.sleep(POLL_SECONDS)
         seconds = time.monotonic() - started
-        told = crew.told()
+        told = crew.told
     while time.monotonic() < promotions_end:
         watch(Progress("waiting for the last promotion to expire", len(workload.calls)))
         time.sleep(POLL_SECONDS)
