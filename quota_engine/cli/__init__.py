@@ -34,6 +34,10 @@ class Commands(LazyGroup):
         "grants": Entry("quota_engine.cli.grants:app", "Put quota in, and take it back."),
         "accounts": Entry("quota_engine.cli.accounts:app", "See what an account has, and why."),
         "holds": Entry("quota_engine.cli.holds:app", "See and release what is set aside."),
+        "prices": Entry("quota_engine.cli.prices:app", "Set, import and try what calls cost."),
+        "models": Entry(
+            "quota_engine.cli.catalog:app", "See which models are known, and change them."
+        ),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
@@ -45,6 +49,7 @@ class Commands(LazyGroup):
         "servers": Entry(
             "quota_engine.cli.servers:app", "Start, stop and see the home's servers."
         ),
+        "bench": Entry("quota_engine.cli.bench:app", "Measure what a call costs here."),
     }
 
 

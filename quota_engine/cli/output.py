@@ -43,7 +43,9 @@ def to_plain(value: Any) -> Any:
         plain = value.isoformat()
     elif isinstance(value, timedelta):
         plain = value.total_seconds()
-    elif isinstance(value, Decimal | Path):
+    elif isinstance(value, Decimal):
+        plain = f"{value:f}"  # 0.0000003, where str says 3E-7
+    elif isinstance(value, Path):
         plain = str(value)
     elif isinstance(value, bytes):
         plain = value.hex()
