@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import redis
 from redis.backoff import NoBackoff
@@ -20,10 +21,12 @@ from quota_engine.embedded import ensure_servers
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.events import parse_entry
 from quota_engine.history import HistoryEntry, history_entry
+from quota_engine.instants import from_ms
 from quota_engine.jobs import gate, persist
 from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.reconcile import ReconcileReport, reconcile
 from quota_engine.jobs.running import run_command
+from quota_engine.jobs.schedule import run_schedule
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
@@ -183,6 +186,15 @@ class Deployment:
         return reconcile(
             self.client, self.ledger, opened=self.opened, repair=repair, progress=progress
         )
+
+    def run_schedule(self, now_ms: int | None) -> dict[str, str]:
+        """Do what is due by ``now_ms`` (None: the server's now); return what came of it."""
+        clock = None if now_ms is None else partial(from_ms, now_ms)
+        outcomes = run_schedule(self, clock)
+        failed = [outcome.text for outcome in outcomes.values() if not outcome.is_ok]
+        if failed:
+            raise EngineUnavailableError("not all that is due was done: " + "; ".join(failed))
+        return {name: outcome.text for name, outcome in outcomes.items()}
 
 
 def server_urls(settings: Settings) -> tuple[str, str]:

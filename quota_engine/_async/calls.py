@@ -354,6 +354,15 @@ class AsyncCalls(AsyncPricing):
         await self._transport.connect()
         return await in_thread(self._backing.reconcile, repair=repair)
 
+    async def run_schedule(self) -> dict[str, str]:
+        """
+        Do now what is due, as the workers do by themselves; return what came of each duty.
+
+        Grants and holds begin and end on time without it: it tells the ledger, and keeps promises.
+        """
+        await self._transport.connect()
+        return await in_thread(self._backing.run_schedule, self._transport.now_ms())
+
     def _quota(self, account: str, quota_type: str) -> QuotaName:
         return checked_quota(account, quota_type, self._settings)
 

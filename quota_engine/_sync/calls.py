@@ -355,6 +355,15 @@ class Calls(Pricing):
         self._transport.connect()
         return in_place(self._backing.reconcile, repair=repair)
 
+    def run_schedule(self) -> dict[str, str]:
+        """
+        Do now what is due, as the workers do by themselves; return what came of each duty.
+
+        Grants and holds begin and end on time without it: it tells the ledger, and keeps promises.
+        """
+        self._transport.connect()
+        return in_place(self._backing.run_schedule, self._transport.now_ms())
+
     def _quota(self, account: str, quota_type: str) -> QuotaName:
         return checked_quota(account, quota_type, self._settings)
 

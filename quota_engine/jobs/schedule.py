@@ -52,9 +52,20 @@ class Duty:
 class Scheduler:
     """Does the duties of one deployment, one at a time."""
 
-    def __init__(self, deployment: Deployed, *, clock: Clock | None = None) -> None:
-        """``clock`` decides what is due, instead of the server's."""
+    def __init__(
+        self,
+        deployment: Deployed,
+        *,
+        clock: Clock | None = None,
+        intent_age: timedelta | None = None,
+    ) -> None:
+        """
+        ``clock`` decides what is due, instead of the server's. ``intent_age``: how old a promised
+        grant must be; by default its issuer has given up by then.
+        """
         self.deployment = deployment
+        given_up = timedelta(seconds=deployment.settings.call_timeout_seconds) + INTENT_GRACE
+        self.intent_age = given_up if intent_age is None else intent_age
         self.transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
         self.unloader = Unloader(deployment)
         self._complaints: dict[str, str] = {}
@@ -122,9 +133,7 @@ def _sweep(scheduler: Scheduler) -> Outcome:
 def _intents(scheduler: Scheduler) -> Outcome:
     if wrong := _clocks_differ(scheduler):
         return wrong
-    settings = scheduler.deployment.settings
-    older_than = timedelta(seconds=settings.call_timeout_seconds) + INTENT_GRACE
-    kept = intents.apply_intents(scheduler.deployment, scheduler.transport, older_than)
+    kept = intents.apply_intents(scheduler.deployment, scheduler.transport, scheduler.intent_age)
     text = f"{kept.issued} promised grants issued, {kept.refused} refused, {kept.wait} wait"
     return Outcome(text, not kept.refused)
 
@@ -167,12 +176,29 @@ def _trim_seconds(settings: Settings) -> float:
     return min(max(settings.trim_after_seconds / 4, 1), 15)
 
 
+SWEEP = Duty("sweep", lambda settings: 5, _sweep)
+INTENTS = Duty("intents", lambda settings: 5, _intents)
+
 #: In the order in which one scheduler takes them up.
 DUTIES = (
     Duty("clocks", lambda settings: 30, _clocks),
-    Duty("sweep", lambda settings: 5, _sweep),
-    Duty("intents", lambda settings: 5, _intents),
+    SWEEP,
+    INTENTS,
     Duty("trim", _trim_seconds, _trim),
     Duty("unload", lambda settings: 10, _unload),
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
 )
+
+
+def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome]:
+    """
+    Do now what is due of the quotas' lives: changes, and promised grants of any age.
+
+    With a clock of the caller's own, quotas that it has not touched are left alone.
+    """
+    scheduler = Scheduler(deployment, clock=clock, intent_age=timedelta(0))
+    try:
+        due = [INTENTS] if clock is not None else [SWEEP, INTENTS]
+        return {duty.name: scheduler.run(duty) for duty in due}
+    finally:
+        scheduler.close()

@@ -18,7 +18,7 @@ import pytest
 from quota_engine import QuotaEngine
 from quota_engine.commands import GrantTerms, IssueGrant
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.jobs import clocks, schedule
+from quota_engine.jobs import clocks
 from quota_engine.jobs.intents import Kept, apply_intents
 from quota_engine.jobs.schedule import DUTIES, Duty, Outcome, Scheduler
 from quota_engine.jobs.sweep import sweep
@@ -122,8 +122,8 @@ def test_with_clocks_apart_nothing_is_swept_or_issued(
     due_quota(engine)
     promise(engine, "grant-1")
     monkeypatch.setattr(clocks, "difference_ms", lambda client, ledger: 61_000)
-    monkeypatch.setattr(schedule, "INTENT_GRACE", -timedelta(minutes=1))
     scheduler = scheduler_of(engine, LATER)
+    scheduler.intent_age = AT_ONCE
     for name in ("clocks", "sweep", "intents"):
         outcome = scheduler.run(duty(name))
         assert not outcome.is_ok
@@ -156,14 +156,23 @@ def test_a_promise_is_kept_once_by_two_schedulers(engine: QuotaEngine) -> None:
     assert (entry.amount, entry.reference) == (100, "order:7")
 
 
-def test_a_young_promise_is_its_issuers(
-    engine: QuotaEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_young_promise_is_its_issuers(engine: QuotaEngine) -> None:
     promise(engine, "grant-1")
     scheduler = scheduler_of(engine)
     assert scheduler.run(duty("intents")).text.startswith("0 promised grants issued")
-    monkeypatch.setattr(schedule, "INTENT_GRACE", -timedelta(minutes=1))
+    scheduler.intent_age = AT_ONCE
     assert scheduler.run(duty("intents")).text.startswith("1 promised grants issued")
+
+
+def test_an_engine_does_what_is_due_at_once(
+    engine: QuotaEngine, redis_url: str, database_url: str
+) -> None:
+    promise(engine, "grant-1")
+    assert engine.run_schedule()["intents"].startswith("1 promised grants issued")
+    due_quota(engine)
+    with QuotaEngine.open(redis_url, database_url, clock=lambda: LATER) as later:
+        assert list(later.run_schedule()) == ["intents"], "others' quotas are left alone"
+    assert engine.run_schedule()["sweep"].startswith("0 changes")
 
 
 def test_a_promise_kept_long_ago_is_not_kept_again(engine: QuotaEngine) -> None:
