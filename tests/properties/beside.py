@@ -1,0 +1,91 @@
+"""The same command twice: to the script on a real server, and to the model."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from hypothesis import Phase
+
+from quota_engine.commands import (
+    CaptureHold,
+    CatchUp,
+    Command,
+    Context,
+    Debit,
+    ExtendHold,
+    IssueGrant,
+    PlaceHold,
+    ReleaseHold,
+    SetOverdraftLimit,
+    VoidGrant,
+)
+from quota_engine.keys import ShardKeys
+from quota_engine.quotas import Quota, Refused
+from quota_engine.scripts import load_scripts
+
+#: Finding the shortest way to a fault takes minutes: only where somebody looks for it.
+SHRINKS = bool(os.environ.get("QUOTA_ENGINE_TEST_SHRINK"))
+PHASES = tuple(Phase) if SHRINKS else (Phase.explicit, Phase.generate)
+
+CONTEXT = Context(ShardKeys(7), epoch=3)
+
+
+def fingerprint_of(command: Command[Any]) -> str:
+    """Return the fingerprint that a command sends."""
+    place = load_scripts()[command.script].argv.index("fingerprint")
+    return str(command.argv(CONTEXT)[place])
+
+
+def expected(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> list[str]:
+    """Return what the model answers, refusals included, in a script's words."""
+    try:
+        return list(_answer(quota, command, now_ms, due_max))
+    except Refused as refused:
+        available = [] if refused.available is None else [str(refused.available)]
+        return [refused.code, *available]
+
+
+def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> tuple[str, ...]:
+    if isinstance(command, CatchUp):
+        return quota.catch_up(now_ms, command.due_max)
+    options: dict[str, Any] = {"due_max": due_max}
+    print_ = fingerprint_of(command)
+    match command:
+        case IssueGrant(grant_id=grant_id, terms=terms):
+            return quota.issue_grant(
+                *(now_ms, grant_id, print_, terms.amount),
+                priority=terms.priority,
+                starts_at_ms=terms.starts_at_ms,
+                expires_at_ms=terms.expires_at_ms,
+                grants_max=command.grants_max,
+                details=command.details,
+                **options,
+            )
+        case VoidGrant(grant_id=grant_id):
+            arguments = (now_ms, command.operation_id, print_, grant_id)
+            return quota.void_grant(*arguments, details=command.details, **options)
+        case PlaceHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
+            arguments = (now_ms, hold_id, print_, amount, ttl_ms)
+            return quota.place_hold(*arguments, details=command.details, **options)
+        case ExtendHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
+            arguments = (now_ms, hold_id, command.operation_id, print_)
+            return quota.extend_hold(*arguments, amount=amount, ttl_ms=ttl_ms, **options)
+        case CaptureHold(hold_id=hold_id, amount=amount):
+            return quota.capture_hold(
+                *(now_ms, hold_id, command.operation_id, print_, amount),
+                is_final=command.is_final,
+                is_known=command.is_known,
+                details=command.details,
+                **options,
+            )
+        case ReleaseHold(hold_id=hold_id):
+            arguments = (now_ms, hold_id, command.operation_id, print_)
+            return quota.release_hold(*arguments, **options)
+        case Debit(operation_id=operation_id, amount=amount):
+            options |= {"already_used": command.already_used, "details": command.details}
+            return quota.debit(now_ms, operation_id, print_, amount, **options)
+        case SetOverdraftLimit(operation_id=operation_id, overdraft_limit=limit):
+            options["details"] = command.details
+            return quota.set_overdraft_limit(now_ms, operation_id, print_, limit, **options)
+    raise TypeError(f"the model has no {command.script}")
