@@ -23,7 +23,7 @@ ARGV
    5 due_max     changes that may be applied on the way
 
 RETURNS
-  CAUGHT_UP  applied more (1: call again) next_change_at
+  CAUGHT_UP  entries written, more (1: call again), next_change_at
 
 ERRORS                          (in the order they are checked)
   FENCED            another epoch, or the outbox is gone: ask the gate
@@ -49,7 +49,7 @@ local more = quotas.bring_up(state, due_max, true) and "1" or "0"
 if redis.call("EXISTS", outbox_key) == 0 then
   return redis.error_reply("FENCED the outbox is gone")
 end
-local applied = amounts.text(#state.entries)
+local applied = amounts.text(#state.entries / 2)
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
 return quotas.commit(state) or { "CAUGHT_UP", applied, more, amounts.text(state.next_change_at) }

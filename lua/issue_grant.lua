@@ -81,10 +81,11 @@ refused = quotas.bring_up(state, due_max)
 if refused then
   return refused
 end
+local known = grants.get(state, grant_id)
 local begins = starts_at > 0 and starts_at or state.now
 if expires_at <= begins or expires_at <= state.now then
   return redis.error_reply("GRANT_ENDED expires_at is " .. amounts.text(expires_at))
-elseif grants.get(state, grant_id) then
+elseif known and not grants.is_used_up(known) then
   return redis.error_reply("GRANT_EXISTS " .. grant_id)
 elseif redis.call("HLEN", quota_key) >= grants_max + FIXED_FIELDS then
   return redis.error_reply("TOO_MANY_GRANTS the quota has " .. amounts.text(grants_max))

@@ -71,11 +71,13 @@ if refused then
   return refused
 end
 local grant = grants.get(state, grant_id)
-if not grant or grant.state == "e" or grant.state == "v" then
+if not grant or grant.state == "e" or grant.state == "v" or grants.is_used_up(grant) then
   return redis.error_reply("GRANT_NOT_FOUND " .. grant_id)
 end
 
-state.changes["b:" .. grant_id] = grant.state == "p" and amounts.MAX or nil
+if grant.state == "p" then
+  state.changes["b:" .. grant_id] = amounts.MAX
+end
 state.changes["c:" .. grant_id] = amounts.MAX
 local lost = burn_down.finish(state, grant, "v")
 local answer = entries.add(state, "grant.voided", {

@@ -42,7 +42,7 @@ end
 -- c: a grant expires.
 function due.c(state, grant_id, at)
   local grant = grants.get(state, grant_id)
-  if not grant or grant.state ~= "l" then
+  if not grant or grant.state ~= "l" or grants.is_used_up(grant) then
     return
   end
   local lost = burn_down.finish(state, grant, "e")

@@ -32,28 +32,35 @@ function settlement.consume(state, hold, amount)
   return used
 end
 
+-- Write down that units of a grant, given up by a hold, end with the grant.
+local function lose(state, hold, grant, units, at)
+  local expired = grant.state == "e"
+  grant.reserved = grant.reserved - units
+  state.touched[grant.id] = grant
+  hold.covered, state.covered = hold.covered - units, state.covered - units
+  entries.move(state, grant.id, 0, -units)
+  entries.add(state, expired and "grant.expired" or "grant.voided", {
+    at = at,
+    operation_id = grant.id .. (expired and ":expire:" or ":void:") .. hold.id,
+    amount = units,
+    subject = grant.id,
+  })
+end
+
 -- Split what is left beyond `spare` units (kept for the caller) off the grants that have ended: it
--- ends with them, each part as an entry of its own, before the entry of the closing itself.
+-- ends with them, all of one grant's as one entry, before the entry of the closing itself.
 function settlement.lose_ended(state, hold, spare, at)
-  local allocations, kept = hold.allocations, {}
+  local allocations, kept, lost, ended = hold.allocations, {}, {}, {}
   for place = 1, #allocations, 2 do
     local grant_id, units = allocations[place], allocations[place + 1]
     local needed = math.min(spare, units)
-    local lost = units - needed
     spare = spare - needed
     local grant = grants.get(state, grant_id)
-    if lost > 0 and (grant.state == "e" or grant.state == "v") then
-      local expired = grant.state == "e"
-      grant.reserved = grant.reserved - lost
-      state.touched[grant_id] = grant
-      hold.covered, state.covered = hold.covered - lost, state.covered - lost
-      entries.move(state, grant_id, 0, -lost)
-      entries.add(state, expired and "grant.expired" or "grant.voided", {
-        at = at,
-        operation_id = grant_id .. (expired and ":expire:" or ":void:") .. hold.id,
-        amount = lost,
-        subject = grant_id,
-      })
+    if units > needed and (grant.state == "e" or grant.state == "v") then
+      if not lost[grant_id] then
+        ended[#ended + 1] = grant
+      end
+      lost[grant_id] = (lost[grant_id] or 0) + units - needed
       units = needed
     end
     if units > 0 then
@@ -62,6 +69,9 @@ function settlement.lose_ended(state, hold, spare, at)
     end
   end
   hold.allocations = kept
+  for _, grant in ipairs(ended) do
+    lose(state, hold, grant, lost[grant.id], at)
+  end
 end
 
 -- Forget a hold. What is still covered flows back to its grants, last taken first.
