@@ -25,8 +25,7 @@ ModelName = Annotated[str, typer.Argument(help="The model's name, exactly.")]
 
 PRICE_COLUMNS = (
     *("provider", "model", "pricing_type", "price", "currency", "unit", "above_tokens"),
-    *("service_tier", "resolution", "min_charge_units", "effective_at", "expires_at"),
-    *("origin", "source", "price_id"),
+    *("service_tier", "resolution", "min_charge_units", "effective_at", "expires_at", "origin"),
 )
 LINE_COLUMNS = (
     *("pricing_type", "count", "units", "unit", "price", "amount", "above_tokens"),
@@ -98,7 +97,7 @@ def set_(
             service_tier=service_tier,
             resolution=resolution,
         )
-    print_facts(recorded, as_json=as_json, fields=PRICE_COLUMNS)
+    print_facts(recorded, as_json=as_json, fields=(*PRICE_COLUMNS, "price_id"))
 
 
 @app.command("list")
