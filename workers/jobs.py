@@ -16,6 +16,7 @@ from quota_engine.workers.queue import enqueue_drain, open_queue
 
 log = logging.getLogger("quota_engine.worker")
 
+FAILURE_PAUSE_SECONDS = 10.0
 #: Set when this process is to end: the slice under way then ends after its transaction.
 stopping = threading.Event()
 
@@ -39,6 +40,7 @@ def drain(shards: list[int]) -> None:
         drainer.run(here.settings.drain_slice_seconds)
     except Exception:
         log.exception("a drain failed")
+        stopping.wait(FAILURE_PAUSE_SECONDS)  # what failed once may fail again at once
         raise
     job = get_current_job()
     if job is None or not drainer.followed:

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import redis
 
 from quota_engine.deployment import Deployment
-from quota_engine.errors import EngineUnavailableError
+from quota_engine.errors import QuotaError
 from quota_engine.jobs.draining import Drainer
 from quota_engine.jobs.lookout import Look, Lookout
 from quota_engine.jobs.schedule import DUTIES, Duty, Scheduler
@@ -129,12 +130,7 @@ class Keeper:
             thread.start()
         while not self._stopping.is_set():
             died = [child.keep() for child in self._children]
-            try:
-                self._look_after_shards(somebody_died=any(died))
-            except EngineUnavailableError as error:
-                self._note("look", str(error))
-            else:
-                self._note("look", "")
+            self._try("the look", partial(self._look_after_shards, somebody_died=any(died)))
             self._stopping.wait(LOOK_SECONDS)
         return self._end()
 
@@ -201,19 +197,22 @@ class Keeper:
                 if now < due_at[duty.name] or self._stopping.is_set():
                     continue
                 due_at[duty.name] = now + scheduler.seconds_between(duty)
-                self._do(scheduler, duty)
+                self._try(f"the duty {duty.name}", partial(scheduler.run_if_due, duty))
             self._stopping.wait(LOOK_SECONDS)
         scheduler.close()
 
-    def _do(self, scheduler: Scheduler, duty: Duty) -> None:
+    def _try(self, what: str, act: Callable[[], object]) -> None:
+        """Do something; its failure is logged once, and it is tried again at its next turn."""
         try:
-            scheduler.run_if_due(duty)
-        except EngineUnavailableError as error:
-            self._note(duty.name, str(error))
-        except Exception:
-            log.exception("the duty %s is broken", duty.name)
+            act()
+        except QuotaError as error:
+            self._note(what, str(error))
+        except Exception as error:
+            if not self._troubles.get(what):
+                log.exception("%s is broken", what)
+            self._troubles[what] = str(error) or type(error).__name__
         else:
-            self._note(duty.name, "")
+            self._note(what, "")
 
     def _note(self, what: str, trouble: str) -> None:
         """Log a trouble when it begins and when it is over."""

@@ -71,18 +71,3 @@ def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
             keep_max=0,
         )
         assert Outbox(engine.deployment.client, shard).first_id() is None
-
-
-def test_a_worker_that_dies_again_and_again_gets_there(
-    engine: QuotaEngine, environment: dict[str, str], tmp_path: Path
-) -> None:
-    """Each life persists one batch, and each death is followed by another life."""
-    clients = Clients(engine)
-    for number in range(30):
-        engine.debit("user:1", QUOTA_TYPE, 1, operation_id=f"debit-{number}")
-    clients.done = 30
-    crashing = {**environment, crash_points.VARIABLE: "after_commit"}
-    with Worker(crashing, tmp_path / "crashing.log") as worker:
-        wait_until(lambda: worker.said().count("ended with -9") >= 2, "it dies again", 30)
-    assert 0 < persisted(engine) < 36
-    clients.check()
