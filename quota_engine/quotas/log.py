@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Self
+from typing import Self, TypeAlias
 
 from quota_engine import events
 from quota_engine.amounts import AMOUNT_MAX
@@ -21,6 +21,17 @@ from quota_engine.quotas.parts import (
     Grant,
     Hold,
 )
+
+#: What a script replies: its outcome, then texts.
+Answer: TypeAlias = tuple[str, ...]
+
+
+def answered(outcome: str, entry: Entry) -> Answer:
+    """Return the answer to the operation that an entry tells of."""
+    numbers = (entry.version, entry.amount, entry.shortfall, entry.balance, entry.held, entry.debt)
+    moved = events.movements_text(entry.movements)
+    texts = (*map(str, numbers), entry.flags, entry.terms, moved)
+    return (outcome, entry.fingerprint, *texts)
 
 
 class QuotaLog:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeAlias
+from typing import Concatenate, ParamSpec
 
 from quota_engine import events
 from quota_engine.amounts import AMOUNT_MAX
-from quota_engine.events import NEVER_MS, UNLIMITED, Entry
-from quota_engine.quotas.log import QuotaLog
+from quota_engine.events import NEVER_MS, UNLIMITED
+from quota_engine.quotas.log import Answer, QuotaLog, answered
 from quota_engine.quotas.parts import EXPIRED, PENDING, VOIDED, Grant, Hold, Refused
 
 P = ParamSpec("P")
-
-#: What a script replies: its outcome, then texts.
-Answer: TypeAlias = tuple[str, ...]
 
 #: Changes that one operation applies on its way, and grants that a quota may have.
 DUE_MAX = 32
@@ -42,14 +39,6 @@ class Quota(QuotaLog):
 
     # -- what every operation begins with
 
-    def _answer(self, outcome: str, entry: Entry) -> Answer:
-        numbers = (entry.version, entry.amount, entry.shortfall, entry.balance, entry.held)
-        moved = events.movements_text(entry.movements)
-        return (
-            *(outcome, entry.fingerprint, *map(str, numbers), str(entry.debt)),
-            *(entry.flags, entry.terms, moved),
-        )
-
     def _repeated(self, operation_id: str, fingerprint: str) -> Answer | None:
         """Return the first answer if the operation came before; refuse it with other arguments."""
         entry = self.operations.get(operation_id)
@@ -57,7 +46,7 @@ class Quota(QuotaLog):
             return None
         if entry.fingerprint != fingerprint:
             raise Refused("IDEMPOTENCY_CONFLICT")
-        return self._answer("REPLAYED", entry)
+        return answered("REPLAYED", entry)
 
     def _refuse_if_frozen(self) -> None:
         if self.frozen:
@@ -130,7 +119,7 @@ class Quota(QuotaLog):
             terms=f"{priority} {starts_at_ms} {expires_at_ms} {now_ms}",
             details=details,
         )
-        return self._answer("ISSUED", entry)
+        return answered("ISSUED", entry)
 
     @_all_or_nothing
     def void_grant(
@@ -160,7 +149,7 @@ class Quota(QuotaLog):
             subject=grant_id,
             details=details,
         )
-        return self._answer("VOIDED", entry)
+        return answered("VOIDED", entry)
 
     @_all_or_nothing
     def place_hold(
@@ -194,7 +183,7 @@ class Quota(QuotaLog):
             terms=str(now_ms + ttl_ms),
             details=details,
         )
-        return self._answer("PLACED", entry)
+        return answered("PLACED", entry)
 
     @_all_or_nothing
     def extend_hold(
@@ -282,7 +271,7 @@ class Quota(QuotaLog):
             flags=flags,
             details=details,
         )
-        return self._answer("CAPTURED", entry)
+        return answered("CAPTURED", entry)
 
     @_all_or_nothing
     def release_hold(
@@ -292,6 +281,7 @@ class Quota(QuotaLog):
         operation_id: str,
         fingerprint: str,
         *,
+        details: str = "",
         due_max: int = DUE_MAX,
     ) -> Answer:
         """Give a hold back unused."""
@@ -313,8 +303,9 @@ class Quota(QuotaLog):
             amount=hold.amount,
             fingerprint=fingerprint,
             subject=hold_id,
+            details=details,
         )
-        return self._answer("RELEASED", entry)
+        return answered("RELEASED", entry)
 
     @_all_or_nothing
     def debit(
@@ -347,7 +338,7 @@ class Quota(QuotaLog):
             flags="used" if already_used else "",
             details=details,
         )
-        return self._answer("DEBITED", entry)
+        return answered("DEBITED", entry)
 
     @_all_or_nothing
     def set_overdraft_limit(
@@ -374,4 +365,23 @@ class Quota(QuotaLog):
             terms=UNLIMITED if limit is None else str(limit),
             details=details,
         )
-        return self._answer("LIMITED", entry)
+        return answered("LIMITED", entry)
+
+    @_all_or_nothing
+    def record_usage(
+        self,
+        now_ms: int,
+        operation_id: str,
+        fingerprint: str,
+        *,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Keep a record of a call that charges nothing."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        self._bring_up(now_ms, due_max)
+        entry = self._write(
+            events.USAGE_RECORDED, now_ms, operation_id, fingerprint=fingerprint, details=details
+        )
+        return answered("RECORDED", entry)

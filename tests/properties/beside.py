@@ -16,6 +16,7 @@ from quota_engine.commands import (
     ExtendHold,
     IssueGrant,
     PlaceHold,
+    RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
     VoidGrant,
@@ -81,11 +82,15 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
             )
         case ReleaseHold(hold_id=hold_id):
             arguments = (now_ms, hold_id, command.operation_id, print_)
-            return quota.release_hold(*arguments, **options)
+            return quota.release_hold(*arguments, details=command.details, **options)
         case Debit(operation_id=operation_id, amount=amount):
             options |= {"already_used": command.already_used, "details": command.details}
             return quota.debit(now_ms, operation_id, print_, amount, **options)
         case SetOverdraftLimit(operation_id=operation_id, overdraft_limit=limit):
             options["details"] = command.details
             return quota.set_overdraft_limit(now_ms, operation_id, print_, limit, **options)
+        case RecordUsage(operation_id=operation_id):
+            return quota.record_usage(
+                now_ms, operation_id, print_, details=command.details, **options
+            )
     raise TypeError(f"the model has no {command.script}")

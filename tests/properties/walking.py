@@ -30,6 +30,7 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReadBalance,
+    RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
     VoidGrant,
@@ -60,6 +61,8 @@ def altered(command: Command[Any]) -> Command[Any]:
             return replace(command, terms=replace(command.terms, amount=command.terms.amount + 1))
         case SetOverdraftLimit():
             return replace(command, overdraft_limit=7)
+        case RecordUsage():
+            return replace(command, details="{}")
         case CaptureHold() | Debit() | PlaceHold() | ExtendHold():
             return replace(command, amount=command.amount + 1)
     return command
@@ -208,6 +211,11 @@ class Rules(RuleBasedStateMachine):
         )
         self.both(debit, due_max)
 
+    @rule(text=details, due_max=due_maxes)
+    def record_usage(self, text: str, due_max: int) -> None:
+        record = RecordUsage(quota=NAME, operation_id=self.fresh("u"), details=text)
+        self.both(record, due_max)
+
     @rule(limit=st.sampled_from([0, 50, 300, None]))
     def set_overdraft_limit(self, limit: int | None) -> None:
         operation_id = self.fresh("o")
@@ -264,6 +272,7 @@ class Rules(RuleBasedStateMachine):
             (3, lambda: self.send_again(chance.randint(1, 8), is_odd)),
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),
             (1, lambda: self.catch_up(due_max)),
+            (1, lambda: self.record_usage("", due_max)),
             (1, lambda: self.read_balance(due_max)),
             (1, lambda: self.load_anew(is_odd and place == 0, place < 3)),
             (
