@@ -1,5 +1,5 @@
 """
-Four processes debit one account at once, and send every debit twice, as a retry does.
+Three processes debit one account at once, and send every debit twice, as a retry does.
 
 No unit is taken twice and none too many: Redis decides, and the ledger agrees.
 Run it: `./run python examples/many_processes.py`
@@ -11,11 +11,11 @@ from multiprocessing import get_context
 
 from quota_engine import QuotaEngine, QuotaInsufficientError
 
-GRANTED, EACH, ATTEMPTS = 1_000, 7, 50
+GRANTED, EACH, ATTEMPTS = 1_000, 7, 60
 
 
 def debit_many(account: str) -> int:
-    """Try to debit fifty times; return how many units this process was given."""
+    """Try to debit sixty times; return how many units this process was given."""
     taken = 0
     with QuotaEngine.open() as engine:
         for _ in range(ATTEMPTS):
@@ -35,8 +35,8 @@ if __name__ == "__main__":
     account = f"example:{uuid.uuid4()}"
     with QuotaEngine.open() as engine:
         engine.issue_grant(account, "text_token", GRANTED, source="promotion")
-        with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as processes:
-            taken = sum(processes.map(debit_many, [account] * 4))
+        with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
+            taken = sum(processes.map(debit_many, [account] * 3))
         left = engine.read_balance(account, "text_token").balance
         persisted = engine.drain()
         drifts = engine.reconcile().drifts

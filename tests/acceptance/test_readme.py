@@ -10,9 +10,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from quota_engine.embedded import stop_servers
+from tests.servers import TestServers
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,24 +40,30 @@ def run(home: Path, *arguments: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.fixture(autouse=True)
-def _made(home: Path) -> None:
-    home.mkdir(parents=True)
+@pytest.fixture(scope="module")
+def new_home(servers: TestServers) -> Iterator[Path]:
+    """A home that nobody has used; its servers end with these tests."""
+    folder = servers.folder_named("home")
+    folder.mkdir(parents=True)
+    yield folder
+    stop_servers(folder)
 
 
-def test_the_readme_s_first_hold_runs_as_it_is_and_again(home: Path) -> None:
+def test_the_readme_s_first_hold_runs_as_it_is_and_again(new_home: Path) -> None:
     (code,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     refusal = "user:42 has {} text_token available, 1000000000 required"
-    assert run(home, "-c", code) == [refusal.format(8_766), "8766"]
-    assert run(home, "-c", code) == [refusal.format(17_532), "17532"]
+    assert run(new_home, "-c", code) == [refusal.format(8_766), "8766"]
+    assert run(new_home, "-c", code) == [refusal.format(17_532), "17532"]
 
 
-def test_a_hundred_calls_at_once_are_admitted_as_far_as_the_quota_goes(home: Path) -> None:
-    assert run(home, str(ROOT / "examples/async_hold.py")) == ["40 admitted, 60 refused, 0 left"]
+def test_a_hundred_calls_at_once_are_admitted_as_far_as_the_quota_goes(new_home: Path) -> None:
+    assert run(new_home, str(ROOT / "examples/async_hold.py")) == [
+        "40 admitted, 60 refused, 0 left"
+    ]
 
 
-def test_many_processes_take_no_more_than_there_is_and_nothing_twice(home: Path) -> None:
-    taken, drained = run(home, str(ROOT / "examples/many_processes.py"))
+def test_many_processes_take_no_more_than_there_is_and_nothing_twice(new_home: Path) -> None:
+    taken, drained = run(new_home, str(ROOT / "examples/many_processes.py"))
     assert taken == "994 taken, 6 left of 1000"
     assert re.fullmatch(r"\d+ entries persisted, 0 drifts", drained)
 
