@@ -1,0 +1,224 @@
+"""
+Seeded faults: each is put into a copy of the tree, where the named tests must turn red.
+
+    python -m tools.mutants              all of them
+    python -m tools.mutants NAME ...     some
+    python -m tools.mutants --list       their names
+
+A fault is an exact text and what stands there instead. A text that no longer occurs is an error:
+the fault must follow the code. So is a test that does not run: a mutant counts as caught only when
+tests failed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT_S = 300
+
+ENGINE = "tests/integration/test_engine.py"
+FIT = "tests/integration/test_scripts_fit_the_ledger.py"
+PERSIST = "tests/integration/test_persist.py"
+RULES = "tests/properties/test_rules.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One seeded fault and the tests that must see it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "no memory of operations",
+        "lua/lib/operations.lua",
+        'redis.call("HSET", key, unpack(state.answers))',
+        'redis.call("EXISTS", key)',
+        (ENGINE,),
+    ),
+    Mutant(
+        "no fingerprint",
+        "lua/lib/operations.lua",
+        "if reply[2] ~= fingerprint then",
+        "if not reply[2] then",
+        (ENGINE,),
+    ),
+    Mutant(
+        "a repeat is answered with an error",
+        "lua/lib/operations.lua",
+        "if reply[2] ~= fingerprint then",
+        "if reply[2] then",
+        (ENGINE,),
+    ),
+    Mutant(
+        "a conflicting entry is left out (ON CONFLICT DO NOTHING)",
+        "quota_engine/ledger/appending.py",
+        "        misfit = self._misfit(log, incoming)\n",
+        "        misfit = self._misfit(log, incoming)\n"
+        "        if incoming.entry is not None and incoming.entry.version <= log.version:\n"
+        "            return\n",
+        (PERSIST,),
+    ),
+    Mutant(
+        "trim before commit",
+        "quota_engine/jobs/trim.py",
+        "    until = min(until, cursor)\n",
+        "    until = page.last_id or cursor\n",
+        ("tests/integration/test_trim.py",),
+    ),
+    Mutant(
+        "hydration without the version check",
+        "lua/hydrate_quota.lua",
+        "elseif fence[2] and fence[2] ~= version then",
+        "elseif fence[2] and not version then",
+        ("tests/lua", ENGINE),
+    ),
+    Mutant(
+        "holds are not counted in admission",
+        "lua/lib/quotas.lua",
+        "return math.min(state.remaining - uncovered",
+        "return math.min(state.remaining + state.held - uncovered",
+        (ENGINE,),
+    ),
+    Mutant(
+        "a late capture is refused",
+        "lua/capture_hold.lua",
+        "local is_late = not hold\n",
+        "local is_late = not hold\n"
+        "if is_late then\n"
+        '  return redis.error_reply("HOLD_CLOSED " .. hold_id)\n'
+        "end\n",
+        (ENGINE,),
+    ),
+    Mutant(
+        "tostring on amounts",
+        "lua/lib/amounts.lua",
+        'return string.format("%.0f", number)',
+        "return tostring(number)",
+        (ENGINE, "tests/lua/test_exact_numbers.py"),
+    ),
+    Mutant(
+        "a refused call writes",
+        "lua/place_hold.lua",
+        'return { "DENIED"',
+        'redis.call("HSET", quota_key, "held", "1")\n  return { "DENIED"',
+        (ENGINE, "tests/lua"),
+    ),
+    Mutant(
+        "an expired grant can still be spent",
+        "lua/lib/due.lua",
+        'local lost = burn_down.finish(state, grant, "e")',
+        "local lost = 0",
+        (ENGINE,),
+    ),
+    Mutant(
+        "a capture returns to the wrong grant",
+        "lua/lib/settlement.lua",
+        "local grant, units = grants.get(state, allocations[place]), allocations[place + 1]",
+        "local grant, units = grants.get(state, allocations[1]), allocations[place + 1]",
+        (FIT, RULES),
+    ),
+    Mutant(
+        "a poison entry is skipped",
+        "quota_engine/ledger/appending.py",
+        "            assert misfit is not None\n"
+        "            self._quarantined.append((incoming, misfit))\n",
+        "            assert misfit is not None\n",
+        (PERSIST,),
+    ),
+    Mutant(
+        "no epoch check in a script",
+        "lua/lib/quotas.lua",
+        "if fence[1] ~= epoch then",
+        "if not fence[1] then",
+        ("tests/lua",),
+    ),
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the mutants named, or all; return 0 when every one was caught."""
+    if "--list" in arguments:
+        print("\n".join(mutant.name for mutant in MUTANTS))
+        return 0
+    chosen = [mutant for mutant in MUTANTS if not arguments or mutant.name in arguments]
+    unknown = set(arguments) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        print(f"no such mutant: {', '.join(sorted(unknown))}; see --list", file=sys.stderr)
+        return 2
+    console = Console()
+    table = Table("seeded fault", "outcome", "seconds", "first test that saw it")
+    survivors = 0
+    with tempfile.TemporaryDirectory(prefix="quota-engine-mutants-") as folder:
+        for mutant in track(chosen, description="seeded faults", console=console):
+            started = time.monotonic()
+            outcome, witness = try_mutant(mutant, Path(folder))
+            survivors += outcome != "caught"
+            table.add_row(mutant.name, outcome, f"{time.monotonic() - started:.0f}", witness)
+    console.print(table)
+    print(f"{len(chosen) - survivors} passed, {survivors} failed")
+    return 1 if survivors else 0
+
+
+def try_mutant(mutant: Mutant, folder: Path) -> tuple[str, str]:
+    """Return ``caught`` and the test that failed, or why the mutant was not caught."""
+    tree = folder / re.sub(r"\W+", "-", mutant.name)
+    copy_tree(tree)
+    target = tree / mutant.file
+    text = target.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        return "stale", f"its text occurs {text.count(mutant.old)} times in {mutant.file}"
+    target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", *mutant.tests]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        ran = subprocess.run(
+            command,
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "caught", "the tests never ended"
+    finally:
+        shutil.rmtree(tree, ignore_errors=True)
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", ran.stdout, re.MULTILINE)
+    if ran.returncode == 1 and failed:
+        return "caught", failed[1]
+    if ran.returncode == 0:
+        return "SURVIVED", ""
+    return "no test ran", ran.stdout.strip().splitlines()[-1] if ran.stdout.strip() else ""
+
+
+def copy_tree(tree: Path) -> None:
+    """Copy the files of the checkout, symlinks as such, without what was built or installed."""
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv", ".cache", "__pycache__", "*.egg-info", ".*_cache"
+    )
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=left_out)
+    (tree / ".cache").symlink_to(ROOT / ".cache")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
