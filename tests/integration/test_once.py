@@ -1,0 +1,122 @@
+"""One operation id, one effect: under threads, lost replies, and many processes at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quota_engine import IdempotencyConflictError, QuotaEngine, QuotaInsufficientError
+from tests.proxy import CuttingProxy
+
+TYPE = "text_token"
+
+
+@pytest.fixture
+def engine(redis_url: str, database_url: str) -> Iterator[QuotaEngine]:
+    with QuotaEngine.open(redis_url, database_url, shards=2) as opened:
+        opened.issue_grant("user:1", TYPE, 1_000, grant_id="g1")
+        yield opened
+
+
+@pytest.mark.parametrize("method", ["debit", "place_hold"])
+def test_sixteen_threads_with_one_id_have_one_effect_and_one_answer(
+    engine: QuotaEngine, method: str
+) -> None:
+    ready = threading.Barrier(16)
+
+    def call(_: int) -> Any:
+        ready.wait()
+        return getattr(engine, method)("user:1", TYPE, 30, operation_id="op-1")
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(call, range(16)))
+    assert len({replace(answer, replayed=False) for answer in answers}) == 1
+    assert sorted(answer.replayed for answer in answers) == [False] + [True] * 15
+    assert engine.read_balance("user:1", TYPE).available == 970
+    assert len(engine.history("user:1", TYPE)) == 2
+
+
+def test_sixteen_threads_issue_one_grant(engine: QuotaEngine) -> None:
+    def issue(_: int) -> Any:
+        return engine.issue_grant("user:1", TYPE, 50, grant_id="g2", source="purchase")
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(issue, range(16)))
+    assert len({replace(answer, replayed=False) for answer in answers}) == 1
+    assert engine.read_balance("user:1", TYPE).balance == 1_050
+
+
+def test_the_same_id_with_other_arguments_is_refused_and_changes_nothing(
+    engine: QuotaEngine,
+) -> None:
+    engine.debit("user:1", TYPE, 30, operation_id="op-1")
+    hold = engine.place_hold("user:1", TYPE, 30, operation_id="hold-1")
+    engine.capture_hold(hold, 10)
+    before = engine.read_balance("user:1", TYPE)
+    for refused in (
+        lambda: engine.debit("user:1", TYPE, 31, operation_id="op-1"),
+        lambda: engine.debit("user:1", TYPE, 30, operation_id="op-1", reference="other"),
+        lambda: engine.place_hold("user:1", TYPE, 31, operation_id="hold-1"),
+        lambda: engine.capture_hold(hold, 11),
+        lambda: engine.issue_grant("user:1", TYPE, 999, grant_id="g1"),
+    ):
+        with pytest.raises(IdempotencyConflictError):
+            refused()
+    assert engine.read_balance("user:1", TYPE) == before
+
+
+def test_a_lost_reply_is_answered_from_the_first_effect(
+    redis_url: str, database_url: str, engine: QuotaEngine
+) -> None:
+    proxy = CuttingProxy(redis_url)
+    with QuotaEngine.open(proxy.url, database_url) as cut:
+        proxy.cut_reply_to("op-lost")
+        assert cut.debit("user:1", TYPE, 30, operation_id="op-lost").replayed
+        proxy.cut_reply_to("hold-lost")
+        hold = cut.place_hold("user:1", TYPE, 100, operation_id="hold-lost")
+        assert hold.replayed
+        proxy.cut_reply_to("hold-lost:capture")
+        assert cut.capture_hold(hold, 40).replayed
+    proxy.close()
+    assert proxy.cuts == 3
+    assert engine.read_balance("user:1", TYPE).available == 1_000 - 30 - 40
+    kinds = [entry.kind for entry in engine.history("user:1", TYPE)]
+    assert kinds == ["grant.issued", "quota.debited", "hold.placed", "hold.captured"]
+
+
+def _hold_sevens(redis_url: str, database_url: str, results: Any) -> None:
+    admitted = 0
+    with QuotaEngine.open(redis_url, database_url) as engine:
+        for _ in range(40):
+            try:
+                engine.place_hold("user:1", TYPE, 7)
+            except QuotaInsufficientError:
+                continue
+            admitted += 1
+    results.put(admitted)
+
+
+def test_eight_processes_are_admitted_exactly_what_there_is(
+    redis_url: str, database_url: str, engine: QuotaEngine
+) -> None:
+    spawning = multiprocessing.get_context("spawn")
+    results = spawning.Queue()
+    processes = [
+        spawning.Process(target=_hold_sevens, args=(redis_url, database_url, results))
+        for _ in range(8)
+    ]
+    for process in processes:
+        process.start()
+    admitted = sum(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert admitted == 142
+    balance = engine.read_balance("user:1", TYPE)
+    assert (balance.held, balance.available, balance.balance) == (994, 6, 1_000)
