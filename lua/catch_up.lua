@@ -45,6 +45,8 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
+redis.call("HLEN", ops0_key) -- written below, and read nowhere else: a key of another type fails here
+redis.call("HLEN", ops1_key)
 local more = quotas.bring_up(state, due_max, true) and "1" or "0"
 if redis.call("EXISTS", outbox_key) == 0 then
   return redis.error_reply("FENCED the outbox is gone")

@@ -44,6 +44,7 @@ end
 if (fence[2] or "") ~= issued or table.concat(words, " ") ~= state then
   return { "CHANGED" }
 end
+redis.call("ZCARD", due_key) -- a key of another type fails here
 
 -- Point of no return: one quota, and what it had issued.
 redis.call("DEL", quota_key, holds_key, changes_key, ops0_key, ops1_key)

@@ -57,6 +57,8 @@ elseif version == "0" and may_create ~= "1" then
   return { "UNKNOWN" }
 end
 
+redis.call("ZCARD", due_key) -- a key of another type fails here
+
 local function words(text)
   return string.gmatch(text, "([^\n]*)\n")
 end

@@ -44,6 +44,7 @@ elseif redis.call("EXISTS", holds_key) == 1 then
 elseif tonumber(stored[2]) <= change_after then
   return { "KEPT", "changes soon" }
 end
+redis.call("ZCARD", due_key) -- a key of another type fails here
 
 -- Point of no return: one command, one quota.
 redis.call("DEL", quota_key, changes_key, ops0_key, ops1_key)

@@ -8,6 +8,9 @@ operation is remembered for at least one horizon, and forgetting costs no script
 --- @include "lib/amounts"
 local operations = {}
 
+-- So long into a period, the key of the period before last may be there still, about to end.
+local BOUNDARY_MS = 1000
+
 -- The remembered answer's lines joined by newlines, or nil. What this very script did counts too.
 function operations.recall(state, operation_id)
   for place = 1, #state.answers, 2 do
@@ -29,7 +32,12 @@ function operations.save(state)
     local period = math.floor(state.server_now / state.horizon)
     local key = period % 2 == 0 and state.keys.ops0 or state.keys.ops1
     redis.call("HSET", key, unpack(state.answers))
-    redis.call("PEXPIREAT", key, amounts.text((period + 2) * state.horizon), "NX")
+    local ends = amounts.text((period + 2) * state.horizon)
+    if state.server_now % state.horizon < BOUNDARY_MS then
+      redis.call("PEXPIREAT", key, ends)
+    else
+      redis.call("PEXPIREAT", key, ends, "NX")
+    end
   end
 end
 

@@ -152,8 +152,13 @@ local function save_changes(state)
 end
 
 -- Append the entries, then write the state. Returns nil, or the error of an append that the outbox
--- refused, in which case nothing was written.
+-- refused, in which case nothing was written. What is written and was not read yet is looked at
+-- first: a key of another type raises its error here.
 function quotas.commit(state)
+  redis.call("ZCARD", state.keys.changes)
+  if state.next_change_at ~= state.stored[10] then
+    redis.call("ZCARD", state.keys.due)
+  end
   local lines = state.entries
   for place = 1, #lines, 2 do
     local id = redis.pcall("XADD", state.keys.outbox, "NOMKSTREAM", state.epoch .. "-*",

@@ -1,0 +1,153 @@
+"""What tests of scripts start from: a shard, one quota, and its commands in few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from quota_engine.commands import (
+    CaptureHold,
+    CatchUp,
+    Command,
+    Debit,
+    ExtendHold,
+    FreezeQuota,
+    GrantTerms,
+    HydrateQuota,
+    IssueGrant,
+    PlaceHold,
+    RecordUsage,
+    ReleaseHold,
+    SetOverdraftLimit,
+    Snapshot,
+    VoidGrant,
+)
+from quota_engine.keys import QuotaName
+from tests.shards import EPOCH, Raw, Shard
+
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+#: An account with everything in it that could be taken for a separator.
+NAME = QuotaName("组/{qe:99}|a b", "text_token")
+
+#: A valid command of every script that changes a quota, on the quota of ``Scene.funded``.
+WRITING: dict[str, Command[Any]] = {
+    "place_hold": PlaceHold(quota=NAME, hold_id="new", amount=5, ttl_ms=1000),
+    "extend_hold": ExtendHold(quota=NAME, hold_id="h", operation_id="new", amount=20, ttl_ms=9000),
+    "capture_hold": CaptureHold(quota=NAME, hold_id="h", operation_id="h:capture", amount=5),
+    "release_hold": ReleaseHold(quota=NAME, hold_id="h"),
+    "debit": Debit(quota=NAME, operation_id="new", amount=5),
+    "issue_grant": IssueGrant(
+        quota=NAME, grant_id="new", terms=GrantTerms(amount=5, source="purchase")
+    ),
+    "void_grant": VoidGrant(quota=NAME, grant_id="g"),
+    "set_overdraft_limit": SetOverdraftLimit(quota=NAME, operation_id="new", overdraft_limit=100),
+    "record_usage": RecordUsage(quota=NAME, operation_id="new", details='{"usage":{}}'),
+    "catch_up": CatchUp(quota=NAME),
+}
+#: Those that a frozen quota refuses.
+NEED_SOUND_LOG = ("place_hold", "debit", "issue_grant", "void_grant", "set_overdraft_limit")
+#: Those that carry an operation id.
+REPEATABLE = tuple(script for script in WRITING if script != "catch_up")
+
+
+def meets(script: str, *rows: str) -> Callable[[Test], Test]:
+    """Say which rows of a script's header a test meets; that it does is looked at."""
+
+    def mark(test: Test) -> Test:
+        met = {(script, row) for row in rows} | getattr(test, "rows", set())
+        test.rows = met  # type: ignore[attr-defined]
+        return test
+
+    return mark
+
+
+class Scene(Shard):
+    """A shard with one loaded quota."""
+
+    def load(self) -> Scene:
+        """Load an empty quota."""
+        empty = Snapshot(quota=NAME, epoch=EPOCH)
+        assert self.call(HydrateQuota(snapshot=empty, may_create=True)) == ["LOADED"]
+        return self
+
+    def funded(self, amount: int = 100) -> Scene:
+        """Load a quota with the grant ``g`` of ``amount`` units and the hold ``h`` of 10."""
+        self.load()
+        self.issue("g", amount)
+        self.place("h", 10)
+        return self
+
+    def run(self, script: str, **context: Any) -> Raw:
+        """Call the usual command of a script."""
+        return self.call(WRITING[script], **context)
+
+    def issue(self, grant_id: str, amount: int, **terms: Any) -> Raw:
+        terms = {"source": "purchase", **terms}
+        limits = {"grants_max": terms.pop("grants_max")} if "grants_max" in terms else {}
+        made = GrantTerms(amount=amount, **terms)
+        return self.call(IssueGrant(quota=NAME, grant_id=grant_id, terms=made, **limits))
+
+    def void(self, grant_id: str) -> Raw:
+        return self.call(VoidGrant(quota=NAME, grant_id=grant_id))
+
+    def place(self, hold_id: str, amount: int, ttl_ms: int = 60_000) -> Raw:
+        return self.call(PlaceHold(quota=NAME, hold_id=hold_id, amount=amount, ttl_ms=ttl_ms))
+
+    def extend(self, hold_id: str, amount: int = 0, ttl_ms: int = 0, again: str = "") -> Raw:
+        command = ExtendHold(
+            quota=NAME,
+            hold_id=hold_id,
+            operation_id=again or f"{hold_id}:to:{amount}",
+            amount=amount,
+            ttl_ms=ttl_ms,
+        )
+        return self.call(command)
+
+    def capture(self, hold_id: str, amount: int, *, part: str = "", known: bool = False) -> Raw:
+        command = CaptureHold(
+            quota=NAME,
+            hold_id=hold_id,
+            operation_id=part or f"{hold_id}:capture",
+            amount=amount,
+            is_final=not part,
+            is_known=known,
+        )
+        return self.call(command)
+
+    def release(self, hold_id: str) -> Raw:
+        return self.call(ReleaseHold(quota=NAME, hold_id=hold_id))
+
+    def debit(self, operation_id: str, amount: int, *, used: bool = False) -> Raw:
+        command = Debit(quota=NAME, operation_id=operation_id, amount=amount, already_used=used)
+        return self.call(command)
+
+    def limit(self, limit: int | None, operation_id: str = "limit") -> Raw:
+        command = SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit)
+        return self.call(command)
+
+    def freeze(self, reason: str = "in doubt") -> Raw:
+        return self.call(FreezeQuota(quota=NAME, reason=reason))
+
+    def pass_time(self, milliseconds: int) -> None:
+        assert self.now_ms is not None
+        self.now_ms += milliseconds
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """The quota's hash."""
+        return self.hash_of(self.keys.quota(str(NAME)))
+
+    @property
+    def sums(self) -> tuple[int, int, int]:
+        """Balance, held and debt."""
+        stored = {
+            name: int(self.stored[name]) for name in ("remaining", "covered", "held", "debt")
+        }
+        balance = stored["remaining"] + stored["covered"] - stored["debt"]
+        return balance, stored["held"], stored["debt"]
+
+    @property
+    def log(self) -> list[tuple[str, str, int]]:
+        """Kind, operation id and delta of every entry."""
+        return [(entry.kind, entry.operation_id, entry.delta) for entry in self.entries()]
