@@ -23,7 +23,7 @@ key                             type    holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from zlib import crc32
 
@@ -52,10 +52,10 @@ class ShardKeys:
     """The keys of one shard."""
 
     shard: int
+    _base: str = field(init=False, repr=False, compare=False)
 
-    @property
-    def _base(self) -> str:
-        return f"{{qe:{self.shard:02d}}}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_base", f"{{qe:{self.shard:02d}}}")
 
     @property
     def outbox(self) -> str:

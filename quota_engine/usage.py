@@ -7,7 +7,7 @@ Usage: what one model call used, in normalised counts. It must not know any prov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,9 +86,12 @@ class Usage:
         """Return what was used, without the zeros, as JSON can say it."""
         return {
             name: str(value) if isinstance(value, Decimal) else value
-            for name, value in asdict(self).items()
-            if value not in (0, None)
+            for name in _FIELDS
+            if (value := getattr(self, name)) not in (0, None)
         }
+
+
+_FIELDS = tuple(field.name for field in fields(Usage))
 
 
 @runtime_checkable
@@ -103,17 +106,16 @@ def usage_counts(usage: Counted | Mapping[str, Any] | None) -> dict[str, Any] | 
     """Return a caller's usage as counts; a mapping must have the fields of ``Usage``."""
     if usage is None:
         return None
-    if isinstance(usage, Counted):
+    if isinstance(usage, Usage | Counted):  # a protocol is asked last: that takes a while
         return usage.counts()
     if not isinstance(usage, Mapping):
         raise InvalidArgumentError(
             f"usage must be a Usage or a mapping of its fields, not {type(usage).__name__}"
         )
-    known = {field.name for field in fields(Usage)}
-    unknown = sorted(str(name) for name in usage if name not in known)
+    unknown = sorted(str(name) for name in usage if name not in _FIELDS)
     if unknown:
         raise InvalidArgumentError(
-            f"usage has no {', '.join(unknown)}; it knows {', '.join(sorted(known))}"
+            f"usage has no {', '.join(unknown)}; it knows {', '.join(sorted(_FIELDS))}"
         )
     return Usage(**usage).counts()
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from quota_engine.commands.base import Argument, Context
 from quota_engine.keys import QuotaName, ShardKeys
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
 
 def writing_keys(keys: ShardKeys, quota: QuotaName) -> Sequence[str]:
     """Return the eight keys of every script that changes a quota."""
@@ -41,4 +43,4 @@ def details_text(details: Mapping[str, object]) -> str:
     present = {name: value for name, value in details.items() if value is not None}
     if not present:
         return ""
-    return json.dumps(present, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return _JSON.encode(present)
