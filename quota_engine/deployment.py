@@ -85,11 +85,20 @@ class Deployment:
             current = self._opened
             if current is not None and current is not seen:
                 return current
-            opened = gate.ensure_open(
-                self.client, self.ledger, self.settings, allow_wiped=self.is_embedded
-            )
+            opened = self.recover()
             self._opened = current if opened == current and current is not None else opened
             return self._opened
+
+    def recover(self, *, adopt: bool = False) -> Opened:
+        """Ask the gate; ``adopt``: an operator means this very server."""
+        return gate.ensure_open(
+            self.client,
+            self.ledger,
+            self.settings,
+            adopt=adopt,
+            allow_wiped=self.is_embedded,
+            is_durable_elsewhere=self.settings.redis_is_durable_elsewhere,
+        )
 
     # -- the ledger, as clients ask it
 

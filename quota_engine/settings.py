@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     rq_redis_url: str | None = Field(
         None, description="Redis of the RQ queues; unset: the one of the balances."
     )
+    redis_is_durable_elsewhere: bool = Field(
+        False,
+        description="The operator declares that Redis keeps its data without an append-only file, "
+        "as some managed services do.",
+    )
     home: Path = Field(
         Path("~/.quota-engine"), description="Folder of the servers that the engine starts itself."
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from quota_engine.commands import CapturedHold, PlacedHold, ReleasedHold
+from quota_engine.commands import CapturedHold, ExtendedHold, PlacedHold, ReleasedHold
 from quota_engine.errors import EngineFault
 from quota_engine.usage import Usage
 
@@ -75,12 +76,12 @@ class AsyncHoldBlock:
 
     @property
     def amount(self) -> int:
-        """Units held when the block was entered."""
+        """Units held in all, as placed or last extended through this block."""
         return self.placed.amount
 
     @property
     def expires_at(self) -> datetime:
-        """When the hold, as it was placed, expires."""
+        """When the hold expires, as placed or last extended through this block."""
         return self.placed.expires_at
 
     async def capture(
@@ -96,6 +97,12 @@ class AsyncHoldBlock:
         return await self._calls.capture_hold(
             self.placed, amount, usage=usage, final=final, operation_id=operation_id
         )
+
+    async def extend(self, *, amount: int | None = None, ttl: float | None = None) -> ExtendedHold:
+        """Let the hold grow to a new total, or live ``ttl`` seconds from now."""
+        extended = await self._calls.extend_hold(self.placed, amount=amount, ttl=ttl)
+        self._placed = replace(self.placed, amount=extended.amount, expires_at=extended.expires_at)
+        return extended
 
     async def release(self) -> ReleasedHold:
         """Give the hold back unused."""

@@ -42,6 +42,9 @@ class Commands(LazyGroup):
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
         ),
+        "recovery": Entry(
+            "quota_engine.cli.recovery:app", "See and run the opening of Redis after a loss."
+        ),
         "worker": Entry(
             "quota_engine.cli.worker:app", "Persist what waits; do what is due by the clock."
         ),

@@ -181,7 +181,8 @@ class Recovery:
             return _opened(self.recorded)
         self.check()
         self.epochs = next_epochs(self.recorded, self.server)
-        log.warning("opening epochs %s: %s", sorted(set(self.epochs.values())), reason)
+        level = logging.WARNING if self.recorded.was_opened else logging.INFO
+        log.log(level, "opening epochs %s: %s", sorted(set(self.epochs.values())), reason)
         self.rewrite_aof()
         self.place_markers(reason)
         for row in self.recorded.shards:
