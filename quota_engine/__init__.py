@@ -2,6 +2,19 @@
 
 from typing import TYPE_CHECKING, Any
 
+from quota_engine.commands import (
+    Allocation,
+    Balance,
+    CapturedHold,
+    Debited,
+    ExtendedHold,
+    Grant,
+    IssuedGrant,
+    OverdraftLimit,
+    PlacedHold,
+    ReleasedHold,
+    VoidedGrant,
+)
 from quota_engine.errors import (
     BackpressureError,
     EngineFault,
@@ -17,6 +30,7 @@ from quota_engine.errors import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
+from quota_engine.history import HistoryEntry
 from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
@@ -24,22 +38,34 @@ if TYPE_CHECKING:
     from quota_engine.metering import configure, requires_quota
 
 __all__ = [
+    "Allocation",
     "AsyncQuotaEngine",
     "BackpressureError",
+    "Balance",
+    "CapturedHold",
+    "Debited",
     "EngineFault",
     "EngineUnavailableError",
+    "ExtendedHold",
+    "Grant",
     "GrantNotFoundError",
+    "HistoryEntry",
     "HoldClosedError",
     "HoldNotFoundError",
     "IdempotencyConflictError",
     "InvalidAmountError",
     "InvalidArgumentError",
+    "IssuedGrant",
+    "OverdraftLimit",
+    "PlacedHold",
     "PricingNotFoundError",
     "QuotaEngine",
     "QuotaError",
     "QuotaFrozenError",
     "QuotaInsufficientError",
+    "ReleasedHold",
     "Usage",
+    "VoidedGrant",
     "configure",
     "requires_quota",
 ]
