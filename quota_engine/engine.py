@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,11 @@ from quota_engine.deployment import Deployment
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.metering import AsyncMeteredBlock, MeteredBlock, decorating, metered_block
 from quota_engine.metering.decorator import F
+from quota_engine.prices.catalog import Model
 from quota_engine.settings import Settings
+
+#: Models whose longest output one client remembers, and how long: as long as prices.
+LIMITS_MAX, LIMIT_AGE_SECONDS = 2_000, 60.0
 
 
 def read_settings(redis_url: str | None, database_url: str | None, **others: Any) -> Settings:
@@ -38,6 +43,7 @@ class _Metering:
 
     deployment: Deployment
     _renewing: Calls | None = None
+    _limits: dict[tuple[str, str], tuple[float, int | None]]
 
     def requires_quota(self, quota_type: str, **plan: Any) -> Callable[[F], F]:
         """
@@ -47,7 +53,22 @@ class _Metering:
         async ones). Keywords: see ``quota_engine.metering.Plan``; each may be a value, a
         parameter's name or a callable. Raises ``QuotaInsufficientError`` before the call.
         """
-        return decorating(lambda: self, quota_type, plan)
+        is_async = isinstance(self, AsyncCalls)
+        return decorating(lambda: self, quota_type, plan, async_only=is_async)
+
+    def _known_limit(self, provider: str, model: str) -> tuple[int | None] | None:
+        """Return a model's longest output as it was read lately; None: to be read again."""
+        kept = self._limits.get((provider, model))
+        if kept is None or time.monotonic() - kept[0] > LIMIT_AGE_SECONDS:
+            return None
+        return (kept[1],)
+
+    def _keep_limit(self, provider: str, model: str, found: Model | None) -> int | None:
+        limit = None if found is None else found.output_tokens_max
+        if len(self._limits) >= LIMITS_MAX:
+            self._limits.clear()
+        self._limits[provider, model] = time.monotonic(), limit
+        return limit
 
     @property
     def hold_ttl_seconds(self) -> float:
@@ -74,6 +95,7 @@ class QuotaEngine(_Metering, Calls):
         self.deployment = deployment
         transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
         super().__init__(transport, deployment, deployment.settings)
+        self._limits = {}
 
     @classmethod
     def open(
@@ -108,6 +130,13 @@ class QuotaEngine(_Metering, Calls):
         """Return a block that holds quota at its start and settles the call at its end."""
         return MeteredBlock(*metered_block(self, account, quota_type, request=request, **plan))
 
+    def output_limit(self, provider: str, model: str) -> int | None:
+        """Return a model's longest output in tokens by the catalog, None where unknown. Cached."""
+        known = self._known_limit(provider, model)
+        if known is not None:
+            return known[0]
+        return self._keep_limit(provider, model, self.catalog.find_model(provider, model))
+
     def for_renewals(self) -> Calls:
         """Return sync calls for the thread that renews holds: these."""
         return self
@@ -140,6 +169,7 @@ class AsyncQuotaEngine(_Metering, AsyncCalls):
         self.deployment = deployment
         transport = AsyncTransport(deployment.redis_url, deployment, deployment.settings, clock)
         super().__init__(transport, deployment, deployment.settings)
+        self._limits = {}
 
     @classmethod
     def open(
@@ -161,6 +191,13 @@ class AsyncQuotaEngine(_Metering, AsyncCalls):
         """Return a block that holds quota at its start and settles the call at its end."""
         block = metered_block(self, account, quota_type, request=request, **plan)
         return AsyncMeteredBlock(*block)
+
+    async def output_limit(self, provider: str, model: str) -> int | None:
+        """Return a model's longest output in tokens by the catalog, None where unknown. Cached."""
+        known = self._known_limit(provider, model)
+        if known is not None:
+            return known[0]
+        return self._keep_limit(provider, model, await self.catalog.find_model(provider, model))
 
     async def aclose(self) -> None:
         """Close every connection. Servers that the engine started keep running."""

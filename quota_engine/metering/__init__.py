@@ -5,6 +5,7 @@ Metering: quota around model calls.
 * configure           say which engine that is
 * Plan                what a metered function says of itself
 * metered_block       the same around a block
+* COUNTERS            what the metered calls of this process came to
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from typing import Any
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.metering.blocks import AsyncMeteredBlock, MeteredBlock
 from quota_engine.metering.call import MeteredCall
-from quota_engine.metering.decorator import F, Meter, metered
+from quota_engine.metering.counters import COUNTERS
+from quota_engine.metering.decorator import F, metered
+from quota_engine.metering.meter import Meter
 from quota_engine.metering.plan import Arguments, Plan
 
 __all__ = [
+    "COUNTERS",
     "AsyncMeteredBlock",
     "Meter",
     "MeteredBlock",
@@ -34,8 +38,8 @@ _configured: list[Any] = []
 
 
 def configure(engine: Any) -> None:
-    """Use ``engine`` for every function that the module's ``requires_quota`` decorates."""
-    _configured[:] = [engine]
+    """Use ``engine`` for what the module's ``requires_quota`` decorates; None: none any more."""
+    _configured[:] = [] if engine is None else [engine]
 
 
 def _engine() -> Any:
@@ -52,11 +56,15 @@ def requires_quota(quota_type: str, **plan: Any) -> Callable[[F], F]:
 
 
 def decorating(
-    find_engine: Callable[[], Any], quota_type: str, plan: dict[str, Any]
+    find_engine: Callable[[], Any],
+    quota_type: str,
+    plan: dict[str, Any],
+    *,
+    async_only: bool = False,
 ) -> Callable[[F], F]:
-    """Return the decorator of one plan."""
+    """Return the decorator of one plan; ``async_only`` refuses functions that are not async."""
     meter = Meter(find_engine, Plan(quota_type=quota_type, **plan))
-    return lambda function: metered(function, meter)
+    return lambda function: metered(function, meter, async_only=async_only)
 
 
 def metered_block(

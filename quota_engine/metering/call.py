@@ -8,25 +8,30 @@ answer, so the same words serve sync and async functions. No I/O here.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from quota_engine.amounts import checked_amount
 from quota_engine.commands import PlacedHold
 from quota_engine.errors import (
+    EngineUnavailableError,
     HoldClosedError,
+    InvalidArgumentError,
     PricingNotFoundError,
     QuotaError,
     QuotaInsufficientError,
 )
 from quota_engine.estimate import estimate
-from quota_engine.extraction import Anomaly, Observed, Origin, Reported, extract
+from quota_engine.extraction import Anomaly, Observed, Origin, Reported, extract, origin_of
 from quota_engine.metering import record
 from quota_engine.metering.charges import currency_of, is_credit, units_of
+from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.plan import Arguments, Plan
 from quota_engine.metering.record import UsageRecord
 from quota_engine.usage import Usage
@@ -35,6 +40,9 @@ log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")
 
 UNCONFIGURED = "unconfigured"
+METADATA_LENGTH_MAX = 4_000
+#: A finding, or units that the caller counted.
+Found = Reported | Observed | Anomaly | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +69,38 @@ class MeteredCall:
         self.is_settled = False
         self._arguments = arguments
         self._service_tier = arguments.named(plan.service_tier, "service_tier")
-        self._metadata = arguments.resolve(plan.metadata)
+        self._metadata = checked_metadata(arguments.resolve(plan.metadata))
         self._unbilled: str | None = None
+        self._unpriced: str | None = None
+        self._request_id: str | None = None
+        #: What settles the call, once that is known.
+        self.settlement: Ask | None = None
         self._estimate: Usage | int = 0
         self._units = 0
         self._started = time.monotonic()
-        self._at = datetime.now(UTC)
+        self._at: datetime | None = None
         self.first_token_ms: int | None = None
 
     # -- before
 
     def begin(self) -> Flow[None]:
         """Hold the estimate. Raises ``QuotaInsufficientError``, or ``PricingNotFoundError``."""
-        self._estimate = self._estimated()
-        usage = self.estimated_usage
+        self._estimate = yield from self._estimated()
         try:
-            self._units = max(1, (yield from self._units_for(self._estimate)))
-            if self.model is not None and not is_credit(self.plan.quota_type):
-                yield from self._cost(usage)
+            cost = yield from self._cost(self.estimated_usage)
         except PricingNotFoundError as error:
             if self.plan.unconfigured == "deny":
                 raise
-            self._unbilled = UNCONFIGURED
-            log.warning("%s/%s runs unbilled: %s", self.provider, self.model, error)
+            self._leave_unbilled(error)
             return
+        except EngineUnavailableError as error:
+            if is_credit(self.plan.quota_type):
+                raise
+            log.warning("no price could be read for %s/%s: %s", self.provider, self.model, error)
+            cost = None
+        if cost is not None:
+            self._at = cost.at
+        self._units = max(1, self._units_of(self._estimate, cost))
         options: dict[str, Any] = {} if self.plan.ttl is None else {"ttl": self.plan.ttl}
         place = (self.account, self.plan.quota_type, self._units)
         self.hold = yield Ask("place_hold", place, options)
@@ -95,32 +111,33 @@ class MeteredCall:
         """The estimate as a usage; empty where the caller gave plain units."""
         return self._estimate if isinstance(self._estimate, Usage) else Usage()
 
-    def _estimated(self) -> Usage | int:
+    def _estimated(self) -> Flow[Usage | int]:
         said = self._arguments.resolve(self.plan.estimate)
-        if said is None:
-            return estimate(
-                self._arguments.request(),
-                usage_type=self.plan.usage_type,
-                tokenizer=self.plan.tokenizer,
-                output_default=self.plan.output_default,
-            ).usage
-        if isinstance(said, Usage):
-            return said
-        if isinstance(said, Mapping):
-            return Usage(**said)
-        return checked_amount(said, name="estimate")
-
-    def _units_for(self, used: Usage | int) -> Flow[int]:
-        if isinstance(used, int):
-            return used
-        if is_credit(self.plan.quota_type):
-            cost = yield from self._cost(used)
-            return int(cost.nano_units)
-        return units_of(self.plan.quota_type, used)
+        if said is not None:
+            return as_used(said, name="estimate")
+        request = self._arguments.request()
+        options: dict[str, Any] = {
+            "usage_type": self.plan.usage_type,
+            "tokenizer": self.plan.tokenizer,
+            "output_default": self.plan.output_default,
+        }
+        found = estimate(request, **options)
+        named = self.provider is not None and self.model is not None
+        if found.output_basis == "default" and self.plan.output_default is None and named:
+            try:
+                limit = yield Ask("output_limit", (self.provider, self.model))
+            except EngineUnavailableError:  # the price book has a cache and decides
+                limit = None
+            if limit is not None:
+                found = estimate(request, **options, model_output_max=limit)
+        return found.usage
 
     def _cost(self, usage: Usage) -> Flow[Any]:
-        if self.model is None:
-            raise PricingNotFoundError("no model is named, so nothing has a price")
+        """Return what a usage costs; None where no price is needed and nobody says of what."""
+        if self.provider is None or self.model is None:
+            if is_credit(self.plan.quota_type):
+                raise PricingNotFoundError("no provider and model are named, so there is no price")
+            return None
         options = {
             "provider": self.provider,
             "model": self.model,
@@ -131,6 +148,11 @@ class MeteredCall:
         if is_credit(self.plan.quota_type):
             options["currency"] = currency_of(self.plan.quota_type)
         return (yield Ask("cost", (usage,), options))
+
+    def _leave_unbilled(self, error: PricingNotFoundError) -> None:
+        self._unbilled = UNCONFIGURED
+        COUNTERS.add("unbilled")
+        log.warning("%s/%s runs unbilled: %s", self.provider, self.model, error)
 
     # -- while a stream runs
 
@@ -147,6 +169,9 @@ class MeteredCall:
             yield Ask("extend_hold", (self.hold,), {"amount": wanted})
         except (QuotaInsufficientError, HoldClosedError):
             return False
+        except QuotaError as error:
+            log.warning("hold %s could not grow: %s", self.hold, error)
+            return True
         self._units = wanted
         return True
 
@@ -158,19 +183,29 @@ class MeteredCall:
 
     def finish(self, response: Any) -> Flow[None]:
         """Settle a call that returned ``response``."""
-        said = self.plan.usage
-        if callable(said):
-            used = said(response)
-            if isinstance(used, Mapping):
-                used = Usage(**used)
-            yield from self._settle(used, record.EXACT, record.SUCCESS)
-            return
-        yield from self.settle_found(extract(response, self.provider), record.SUCCESS)
+        yield from self.settle_found(self.found_in(response), record.SUCCESS)
 
-    def settle_found(
-        self, found: Reported | Observed | Anomaly | None, status: str, error: str | None = None
-    ) -> Flow[None]:
+    def found_in(self, response: Any) -> Found:
+        """Return the usage that the plan says, else what the response says."""
+        if self.plan.usage is None:
+            return extract(response, self.provider)
+        try:
+            said = self.plan.usage
+            used = said(response) if callable(said) else self._arguments.resolve(said)
+            if used is None:
+                return extract(response, self.provider)
+            used = as_used(used, name="usage")
+        except Exception as error:  # the model has answered: its answer is not taken away
+            return Anomaly(reason=f"usage= failed: {describe(error)}", raw={})
+        if isinstance(used, int):
+            return used
+        return Reported(usage=used, origin=origin_of(response, self.provider))
+
+    def settle_found(self, found: Found, status: str, error: str | None = None) -> Flow[None]:
         """Settle by what was found: what is unknown is charged as it was held."""
+        if isinstance(found, int):
+            yield from self._settle(found, record.EXACT, status, error)
+            return
         if found is not None:
             self._learn(found.origin)
         if isinstance(found, Reported):
@@ -178,6 +213,7 @@ class MeteredCall:
         elif isinstance(found, Observed):
             yield from self._settle(found.usage, record.ESTIMATED, status, error)
         elif isinstance(found, Anomaly):
+            COUNTERS.add("anomalies")
             log.warning("impossible usage from %s: %s", self.provider, found.reason)
             raw = {"reason": found.reason, "raw": dict(found.raw)}
             yield from self._settle(self._estimate, record.ESTIMATED, status, error, raw)
@@ -190,17 +226,14 @@ class MeteredCall:
             return
         self.is_settled = True
         told = self._record(Usage(), status_of(error), record.EXACT, error=describe(error))
-        if self.hold is not None:
-            yield Ask("release_hold", (self.hold,), {"usage": told})
-        else:
-            yield Ask("record_usage", (self.account, self.plan.quota_type, told))
+        yield from self._end_with(None, told)
 
     def _learn(self, origin: Origin) -> None:
         self.provider = self.provider or origin.provider
         self.model = self.model or origin.model
         self._request_id = origin.request_id
-
-    _request_id: str | None = None
+        if self.plan.service_tier is None:
+            self._service_tier = origin.service_tier or self._service_tier
 
     def _settle(
         self,
@@ -214,29 +247,55 @@ class MeteredCall:
             return
         self.is_settled = True
         usage = used if isinstance(used, Usage) else Usage()
-        cost = None
-        units = 0
+        cost, units = None, self._units
         try:
-            if self.model is not None or is_credit(self.plan.quota_type):
+            if self._unbilled is None:
                 cost = yield from self._cost(usage)
-            units = self._charged(used, cost)
+                units = self._units_of(used, cost)
+            if isinstance(used, int):
+                cost = None  # the caller's own count: nothing says what it costs
         except PricingNotFoundError as missing:
-            self._unbilled = UNCONFIGURED
-            log.warning("%s/%s was not billed: %s", self.provider, self.model, missing)
+            if self.plan.unconfigured == "allow":
+                self._leave_unbilled(missing)
+            else:  # it ran, and is to be paid: by units, or as it was held
+                self._unpriced = UNCONFIGURED
+                log.warning("%s/%s has no price: %s", self.provider, self.model, missing)
+                units, quality = self._units_without_price(used, quality)
+        except EngineUnavailableError as missing:
+            self._unpriced = "no price could be read"
+            log.warning("no price of %s/%s was read: %s", self.provider, self.model, missing)
+            units, quality = self._units_without_price(used, quality)
         told = self._record(usage, status, quality, error=error, anomaly=anomaly, cost=cost)
-        if self.hold is None:
-            yield Ask("record_usage", (self.account, self.plan.quota_type, told))
-        elif self._unbilled is not None:
-            yield Ask("release_hold", (self.hold,), {"usage": told})
-        else:
-            yield Ask("capture_hold", (self.hold, units), {"usage": told})
+        yield from self._end_with(None if self._unbilled is not None else units, told)
 
-    def _charged(self, used: Usage | int, cost: Any) -> int:
+    def _end_with(self, units: int | None, told: UsageRecord) -> Flow[None]:
+        """Capture ``units``, or with None charge nothing; keep what was asked, to ask it again."""
+        COUNTERS.add("calls")
+        if told.status != record.SUCCESS:
+            COUNTERS.add("failed")
+        if told.quality != record.EXACT:
+            COUNTERS.add("estimated")
+        if self.hold is None:
+            operation_id = {"operation_id": f"call-{uuid4().hex}"}
+            place = (self.account, self.plan.quota_type, told)
+            self.settlement = Ask("record_usage", place, operation_id)
+        elif units is None:
+            self.settlement = Ask("release_hold", (self.hold,), {"usage": told})
+        else:
+            self.settlement = Ask("capture_hold", (self.hold, units), {"usage": told})
+        yield self.settlement
+
+    def _units_of(self, used: Usage | int, cost: Any) -> int:
         if isinstance(used, int):
-            return checked_amount(used, zero_allowed=True, name="usage")
+            return used
         if is_credit(self.plan.quota_type):
             return int(cost.nano_units)
         return units_of(self.plan.quota_type, used)
+
+    def _units_without_price(self, used: Usage | int, quality: str) -> tuple[int, str]:
+        if is_credit(self.plan.quota_type) and not isinstance(used, int):
+            return self._units, record.ESTIMATED
+        return self._units_of(used, None), quality
 
     def _record(
         self,
@@ -259,6 +318,7 @@ class MeteredCall:
             currency=None if cost is None else cost.currency,
             price_ids=() if cost is None else tuple(cost.price_ids),
             unbilled=self._unbilled,
+            unpriced=self._unpriced,
             anomaly=anomaly,
             error=error,
             held=None if self.hold is None else self._units,
@@ -287,6 +347,24 @@ def describe(error: BaseException) -> str:
     return text.encode(errors="replace").decode()[: record.ERROR_LENGTH_MAX]
 
 
-def is_quota_error(error: BaseException) -> bool:
-    """Whether an exception is the engine's own."""
-    return isinstance(error, QuotaError)
+def as_used(said: Any, *, name: str) -> Usage | int:
+    """Return what a caller says is used: units, a usage, or a mapping of its fields."""
+    if isinstance(said, Usage):
+        return said
+    if isinstance(said, Mapping):
+        return Usage(**said)
+    return checked_amount(said, zero_allowed=True, name=name)
+
+
+def checked_metadata(metadata: Any) -> Mapping[str, Any] | None:
+    """Return what is to be kept with the record; before the call, so that it can be refused."""
+    if metadata is None:
+        return None
+    try:
+        if isinstance(metadata, Mapping) and len(json.dumps(metadata)) <= METADATA_LENGTH_MAX:
+            return metadata
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"metadata must be plain JSON: {error}") from None
+    raise InvalidArgumentError(
+        f"metadata must be a mapping of at most {METADATA_LENGTH_MAX} characters of JSON"
+    )

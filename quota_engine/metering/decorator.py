@@ -9,92 +9,68 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.metering.call import MeteredCall
 from quota_engine.metering.driving import run, run_async, settle_async, settle_now
-from quota_engine.metering.plan import Arguments, Plan
-from quota_engine.metering.proxies import AsyncMeteredStream, MeteredStream
-from quota_engine.metering.renewal import RENEWALS
-from quota_engine.metering.streams import StreamMeter, is_async_stream, is_stream
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-#: Quotas of the metered calls that the present code runs inside of.
-_INSIDE: ContextVar[frozenset[tuple[str, str]]] = ContextVar(
-    "quota_engine_inside", default=frozenset()
+from quota_engine.metering.meter import ASYNC_ONLY, Meter
+from quota_engine.metering.plan import Arguments
+from quota_engine.metering.proxies import (
+    AsyncMeteredManager,
+    AsyncMeteredStream,
+    MeteredManager,
+    MeteredStream,
+)
+from quota_engine.metering.streams import (
+    StreamMeter,
+    is_async_stream,
+    is_stream,
+    is_stream_manager,
 )
 
-
-class Meter:
-    """One plan bound to an engine, which may be found only when the first call is made."""
-
-    def __init__(self, find_engine: Callable[[], Any], plan: Plan) -> None:
-        self._find_engine = find_engine
-        self.plan = plan
-
-    @property
-    def engine(self) -> Any:
-        """The engine that calls are metered with."""
-        return self._find_engine()
-
-    def call(self, arguments: Arguments) -> MeteredCall | None:
-        """Return the call to be metered, or None inside another one that is billed for it."""
-        call = MeteredCall(self.plan, arguments)
-        return None if not self.plan.nested and self._mark(call) in _INSIDE.get() else call
-
-    def begin(self, call: MeteredCall) -> None:
-        """Hold quota for a call, and keep the hold alive."""
-        run(call.begin(), self.engine)
-        self._renew(call)
-
-    async def begin_async(self, call: MeteredCall) -> None:
-        """Hold quota for a call, and keep the hold alive."""
-        await run_async(call.begin(), self.engine)
-        self._renew(call)
-
-    def _renew(self, call: MeteredCall) -> None:
-        if call.hold is not None:
-            engine = self.engine
-            ttl = self.plan.ttl or engine.hold_ttl_seconds
-            RENEWALS.add(call, engine.for_renewals(), ttl)
-
-    @contextmanager
-    def inside(self, call: MeteredCall) -> Iterator[None]:
-        """Mark the running code as paid for by ``call``."""
-        token = _INSIDE.set(_INSIDE.get() | {self._mark(call)})
-        try:
-            yield
-        finally:
-            _INSIDE.reset(token)
-
-    def _mark(self, call: MeteredCall) -> tuple[str, str]:
-        return call.account, self.plan.quota_type
+F = TypeVar("F", bound=Callable[..., Any])
+Bind = Callable[[tuple[Any, ...], dict[str, Any]], Arguments]
 
 
-def metered(function: F, meter: Meter) -> F:
-    """Return ``function`` with its calls metered."""
-    signature = inspect.signature(function)
-    if inspect.isasyncgenfunction(function):
-        wrapper = _async_generator(function, meter, signature)
-    elif inspect.isgeneratorfunction(function):
-        wrapper = _generator(function, meter, signature)
-    elif inspect.iscoroutinefunction(function):
-        wrapper = _coroutine(function, meter, signature)
-    elif callable(function):
-        wrapper = _plain(function, meter, signature)
-    else:
+def metered(function: F, meter: Meter, *, async_only: bool = False) -> F:
+    """Return ``function`` with its calls metered; a static or class method stays one."""
+    if isinstance(function, staticmethod | classmethod):
+        inner = metered(function.__func__, meter, async_only=async_only)
+        return cast(F, type(function)(inner))
+    if not callable(function) or inspect.isclass(function):
         raise InvalidArgumentError(f"requires_quota decorates functions, not {function!r:.80}")
-    return cast(F, functools.wraps(function)(wrapper))
+    signature = inspect.signature(function)
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+
+    def bind(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        return Arguments.bind(name, signature, args, kwargs)
+
+    wrapper = _wrapper_for(_code_of(function))
+    if async_only and wrapper in (_plain, _generator):
+        raise InvalidArgumentError(f"{name}: {ASYNC_ONLY}")
+    return cast(F, functools.wraps(function)(wrapper(function, meter, bind)))
 
 
-def _plain(function: Callable[..., Any], meter: Meter, signature: inspect.Signature) -> Any:
+def _code_of(function: Any) -> Any:
+    """Return what tells a callable's kind: of an object that is called, its method."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function if inspect.isroutine(function) else type(function).__call__
+
+
+def _wrapper_for(code: Any) -> Callable[[Any, Meter, Bind], Any]:
+    if inspect.isasyncgenfunction(code):
+        return _async_generator
+    if inspect.isgeneratorfunction(code):
+        return _generator
+    return _coroutine if inspect.iscoroutinefunction(code) else _plain
+
+
+def _plain(function: Callable[..., Any], meter: Meter, bind: Bind) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = meter.call(Arguments.bind(signature, args, kwargs))
+        call = meter.call(bind(args, kwargs))
         if call is None:
             return function(*args, **kwargs)
         meter.begin(call)
@@ -104,54 +80,73 @@ def _plain(function: Callable[..., Any], meter: Meter, signature: inspect.Signat
         except BaseException as error:
             settle_now(call, call.fail(error), meter.engine)
             raise
-        if is_stream(response):
-            return MeteredStream(response, StreamMeter(call), meter)
+        if inspect.isawaitable(response):
+            return _awaited(response, call, meter)
+        stream = _metered_stream(response, call, meter)
+        if stream is not None:
+            return stream
         settle_now(call, call.finish(response), meter.engine)
         return response
 
     return wrapper
 
 
-def _coroutine(function: Callable[..., Any], meter: Meter, signature: inspect.Signature) -> Any:
+def _coroutine(function: Callable[..., Any], meter: Meter, bind: Bind) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
-        call = meter.call(Arguments.bind(signature, args, kwargs))
+        call = meter.call(bind(args, kwargs))
         if call is None:
             return await function(*args, **kwargs)
         await meter.begin_async(call)
-        try:
-            with meter.inside(call):
-                response = await function(*args, **kwargs)
-        except BaseException as error:
-            await settle_async(call, call.fail(error), meter.engine)
-            raise
-        if is_async_stream(response):
-            return AsyncMeteredStream(response, StreamMeter(call), meter)
-        await settle_async(call, call.finish(response), meter.engine)
-        return response
+        return await _awaited(function(*args, **kwargs), call, meter)
 
     return wrapper
 
 
-def _generator(function: Callable[..., Any], meter: Meter, signature: inspect.Signature) -> Any:
+async def _awaited(work: Awaitable[Any], call: MeteredCall, meter: Meter) -> Any:
+    try:
+        with meter.inside(call):
+            response = await work
+    except BaseException as error:
+        await settle_async(call, call.fail(error), meter.engine)
+        raise
+    stream = _metered_stream(response, call, meter)
+    if stream is not None:
+        return stream
+    await settle_async(call, call.finish(response), meter.engine)
+    return response
+
+
+def _metered_stream(response: Any, call: MeteredCall, meter: Meter) -> Any:
+    """Return a stream that settles the call when it ends; None for a whole response."""
+    if is_stream_manager(response):
+        kind = AsyncMeteredManager if hasattr(response, "__aenter__") else MeteredManager
+        return kind(response, StreamMeter(call), meter)
+    if is_async_stream(response):
+        return AsyncMeteredStream(response, StreamMeter(call), meter)
+    if is_stream(response):
+        return MeteredStream(response, StreamMeter(call), meter)
+    return None
+
+
+def _generator(function: Callable[..., Any], meter: Meter, bind: Bind) -> Any:
     def wrapper(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-        call = meter.call(Arguments.bind(signature, args, kwargs))
+        call = meter.call(bind(args, kwargs))
         if call is None:
             return (yield from function(*args, **kwargs))
         meter.begin(call)
         stream = StreamMeter(call)
-        generator = function(*args, **kwargs)
         failure: BaseException | None = None
-        step, sent = generator.send, None
         try:
+            generator = function(*args, **kwargs)
+            step, sent = generator.send, None
             while True:
                 try:
                     with meter.inside(call):
                         chunk = step(sent)
                 except StopIteration as stop:
                     return stop.value
-                if stream.feed(chunk) and not run(stream.grow(), meter.engine):
-                    generator.close()
-                    return None
+                if stream.feed(chunk):
+                    run(stream.grow(), meter.engine)
                 try:
                     sent = yield chunk
                     step = generator.send
@@ -160,6 +155,9 @@ def _generator(function: Callable[..., Any], meter: Meter, signature: inspect.Si
                     raise
                 except BaseException as thrown:
                     sent, step = thrown, generator.throw
+                if stream.is_cut:
+                    generator.close()
+                    return None
         except BaseException as error:
             failure = error
             raise
@@ -169,30 +167,23 @@ def _generator(function: Callable[..., Any], meter: Meter, signature: inspect.Si
     return wrapper
 
 
-def _async_generator(
-    function: Callable[..., Any], meter: Meter, signature: inspect.Signature
-) -> Any:
+def _async_generator(function: Callable[..., Any], meter: Meter, bind: Bind) -> Any:
     async def wrapper(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        call = meter.call(Arguments.bind(signature, args, kwargs))
-        if call is None:
-            async for chunk in cast(AsyncIterator[Any], function(*args, **kwargs)):
-                yield chunk
-            return
-        await meter.begin_async(call)
-        stream = StreamMeter(call)
-        generator = function(*args, **kwargs)
+        call = meter.call(bind(args, kwargs))
+        stream = None if call is None else StreamMeter(call)
+        if call is not None:
+            await meter.begin_async(call)
         failure: BaseException | None = None
-        step, sent = generator.asend, None
         try:
+            generator = function(*args, **kwargs)
+            step, sent = generator.asend, None
             while True:
                 try:
-                    with meter.inside(call):
-                        chunk = await step(sent)
+                    chunk = await _step(step(sent), call, meter)
                 except StopAsyncIteration:
                     return
-                if stream.feed(chunk) and not await run_async(stream.grow(), meter.engine):
-                    await generator.aclose()
-                    return
+                if stream is not None and stream.feed(chunk):
+                    await run_async(stream.grow(), meter.engine)
                 try:
                     sent = yield chunk
                     step = generator.asend
@@ -201,10 +192,21 @@ def _async_generator(
                     raise
                 except BaseException as thrown:
                     sent, step = thrown, generator.athrow
+                if stream is not None and stream.is_cut:
+                    await generator.aclose()
+                    return
         except BaseException as error:
             failure = error
             raise
         finally:
-            await settle_async(call, stream.end(failure), meter.engine)
+            if call is not None and stream is not None:
+                await settle_async(call, stream.end(failure), meter.engine)
 
     return wrapper
+
+
+async def _step(step: Awaitable[Any], call: MeteredCall | None, meter: Meter) -> Any:
+    if call is None:
+        return await step
+    with meter.inside(call):
+        return await step

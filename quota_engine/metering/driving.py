@@ -5,15 +5,26 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from quota_engine.errors import QuotaError
+from quota_engine.errors import EngineUnavailableError
+from quota_engine.metering.background import BACKGROUND, Job
 from quota_engine.metering.call import Ask, Flow, MeteredCall
-from quota_engine.metering.renewal import RENEWALS
+from quota_engine.metering.counters import COUNTERS
+from quota_engine.metering.renewal import stop_renewing
 
 log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")
+
+#: A settlement that the engine did not answer is tried again so often, doubling, so many times:
+#: for about an hour. It is idempotent, and a late capture is charged like any other.
+RETRY_SECONDS, RETRY_SECONDS_MAX, RETRIES_MAX = 1.0, 60.0, 60
+
+
+def is_async_engine(engine: Any) -> bool:
+    """Whether an engine's methods are awaited."""
+    return inspect.iscoroutinefunction(engine.place_hold)
 
 
 def run(flow: Flow[T], engine: Any) -> T:
@@ -34,11 +45,13 @@ def run(flow: Flow[T], engine: Any) -> T:
 
 async def run_async(flow: Flow[T], engine: Any) -> T:
     """Run a flow; a sync engine is lent a thread."""
+    if not is_async_engine(engine):
+        return await asyncio.to_thread(run, flow, engine)
     try:
         ask = next(flow)
         while True:
             try:
-                answer = await _answer(engine, ask)
+                answer = await _method(engine, ask)(*ask.args, **ask.kwargs)
             except Exception as error:
                 ask = flow.throw(error)
             else:
@@ -48,43 +61,88 @@ async def run_async(flow: Flow[T], engine: Any) -> T:
         return outcome
 
 
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await ``work`` to its end, even when the caller is cancelled; only then say so."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()  # seen: the caller is told of the cancellation instead
+    raise cancelled
+
+
 def settle_now(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
     """
-    Settle a call whose hold is renewed no longer.
+    Settle a call, whose hold is renewed no longer.
 
     The model has answered: an engine that cannot be reached must not take the answer away, so
-    that is logged, with what was not charged, and the hold expires.
+    the settlement is tried again in the background. Nothing is raised.
     """
-    _stop_renewing(call)
+    stop_renewing(call)
     try:
         run(flow, engine)
-    except QuotaError as error:
-        _lament(call, error)
+    except Exception as error:
+        _put_off(call, error, engine)
 
 
 async def settle_async(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
     """Do the same in async code; a cancellation of the caller does not cut it short."""
-    _stop_renewing(call)
-    try:
-        await asyncio.shield(asyncio.ensure_future(run_async(flow, engine)))
-    except QuotaError as error:
-        _lament(call, error)
+    stop_renewing(call)
+
+    async def settle() -> None:
+        try:
+            await run_async(flow, engine)
+        except Exception as error:
+            _put_off(call, error, engine)
+
+    await to_its_end(settle())
 
 
-def _stop_renewing(call: MeteredCall) -> None:
-    if call.hold is not None:
-        RENEWALS.remove(call.hold.hold_id)
+def settle_later(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
+    """Settle a call that was forgotten, from a finalizer: in the background."""
+
+    def job() -> None:
+        settle_now(call, flow, engine.for_renewals())
+
+    BACKGROUND.do(("settle", id(call)), job)
 
 
-def _lament(call: MeteredCall, error: QuotaError) -> None:
-    log.error("a call of %s (hold %s) was not settled: %s", call.account, call.hold, error)
+def _put_off(call: MeteredCall, error: Exception, engine: Any) -> None:
+    """Say that a call is not settled; try again later where that can help."""
+    COUNTERS.add("unsettled")
+    what = f"a call of {call.account} (hold {call.hold and call.hold.hold_id})"
+    if call.settlement is None or not isinstance(error, EngineUnavailableError):
+        log.error("%s was not settled: %r", what, error, exc_info=error)
+        return
+    log.error("%s is not settled yet, and will be tried again: %s", what, error)
+    job = _retry(what, call.settlement, engine.for_renewals())
+    BACKGROUND.do(("retry", id(call.settlement)), job, after=RETRY_SECONDS)
 
 
-async def _answer(engine: Any, ask: Ask) -> Any:
-    method = _method(engine, ask)
-    if inspect.iscoroutinefunction(method):
-        return await method(*ask.args, **ask.kwargs)
-    return await asyncio.to_thread(method, *ask.args, **ask.kwargs)
+def _retry(what: str, ask: Ask, engine: Any) -> Job:
+    tries = 0
+
+    def job() -> float | None:
+        nonlocal tries
+        tries += 1
+        try:
+            _method(engine, ask)(*ask.args, **ask.kwargs)
+        except EngineUnavailableError as error:
+            if tries >= RETRIES_MAX:
+                log.error("%s was never settled, %s: %s", what, ask, error)
+                return None
+            return min(RETRY_SECONDS * 2.0 ** min(tries, 10), RETRY_SECONDS_MAX)
+        COUNTERS.add("settled_late")
+        log.warning("%s is settled now", what)
+        return None
+
+    return job
 
 
 def _method(engine: Any, ask: Ask) -> Callable[..., Any]:

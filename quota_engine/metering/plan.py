@@ -8,7 +8,7 @@ call's arguments (``usage``: the response).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,7 +32,8 @@ class Plan:
     model: Any = None
     #: Units or a ``Usage`` to hold; default: estimated from the request.
     estimate: Any = None
-    #: Units or a ``Usage`` that the response says; default: extracted from it.
+    #: Units or a ``Usage``; a callable gets the response, or a stream's last chunk, and may return
+    #: None. Default: extracted from the response.
     usage: Any = None
     service_tier: Any = None
     #: Kept with the usage record: a mapping, a parameter's name, or a callable.
@@ -46,7 +47,7 @@ class Plan:
     #: Whether a metered call inside another of the same account and type is billed as well.
     nested: bool = False
     tokenizer: Tokenizer | None = None
-    #: Output tokens to hold when neither the request nor the model limits them.
+    #: Output tokens to hold when the request sets no limit; None: the model's limit, if known.
     output_default: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,17 +76,24 @@ class Arguments:
 
     @classmethod
     def bind(
-        cls, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        cls,
+        name: str,
+        signature: inspect.Signature,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> Arguments:
-        """Bind a call's arguments; raises ``TypeError`` exactly where the call itself would."""
-        bound = signature.bind(*args, **kwargs)
+        """Bind the arguments of ``name``; raises ``TypeError`` where the call itself would."""
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
         bound.apply_defaults()
         values: dict[str, Any] = {}
-        for name, value in bound.arguments.items():
-            if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+        for parameter, value in bound.arguments.items():
+            if signature.parameters[parameter].kind is inspect.Parameter.VAR_KEYWORD:
                 values.update(value)
             else:
-                values[name] = value
+                values[parameter] = value
         return cls(values, args, kwargs)
 
     def resolve(self, said: Any) -> Any:
@@ -112,20 +120,21 @@ class Arguments:
         """Return what is asked of the model: a parameter that is the request, or all of them."""
         for name in REQUEST_NAMES:
             value = self.values.get(name)
-            if value is not None and not isinstance(value, str | int | float):
+            if isinstance(value, str):
+                return {"prompt": value, **self.values}
+            if value is not None and not isinstance(value, int | float):
                 return value
         return self.values
 
-    def named(self, said: Any, name: str) -> Any:
-        """Return provider, model ...: as said, else the argument or the request's field."""
+    def named(self, said: Any, name: str) -> str | None:
+        """Return provider, model ...: as said, else the argument's or the request's own text."""
         if said is not None:
-            return self.resolve(said)
-        if self.values.get(name) is not None:
-            return self.values[name]
-        request = self.request()
-        if isinstance(request, Mapping):
-            return request.get(name)
-        return getattr(request, name, None)
-
-
-Callback = Callable[..., Any]
+            value = self.resolve(said)
+            return None if value is None else str(value)
+        for source in (self.values, self.request()):
+            found = (
+                source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
+            )
+            if isinstance(found, str) and found:
+                return str(found)
+        return None

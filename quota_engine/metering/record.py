@@ -24,7 +24,8 @@ class UsageRecord:
     """
     One call as it is kept with its entry. Latencies in milliseconds, cost in ``currency``.
 
-    ``unbilled`` says why nothing was charged; ``anomaly`` keeps a provider's impossible report.
+    ``unbilled`` says why nothing was charged, ``unpriced`` why there is no cost; ``anomaly`` keeps
+    a provider's impossible report.
     """
 
     usage: Usage
@@ -37,6 +38,7 @@ class UsageRecord:
     currency: str | None = None
     price_ids: tuple[str, ...] = ()
     unbilled: str | None = None
+    unpriced: str | None = None
     anomaly: Mapping[str, Any] | None = None
     error: str | None = None
     held: int | None = None
