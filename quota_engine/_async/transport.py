@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
+from hiredis import pack_command
 from redis import exceptions as redis_errors
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -162,13 +163,14 @@ class AsyncTransport:
         """
         Send words on a connection of the pool, once, and return the reply.
 
-        Without the client's own ``execute_command``: nothing there may retry, and what it counts
-        takes as long as the engine's own work. A connection that fails closes itself.
+        Without the client's own ``execute_command``: nothing there may retry, and its counting and
+        its packing take as long as the engine's own work. A connection that fails closes itself.
         """
         pool: Any = redis.connection_pool
         connection = await pool.get_connection()
         try:
-            await connection.send_command(*words)
+            packed = pack_command(words)  # type: ignore[arg-type]  # its stub means one word
+            await connection.send_packed_command([packed])
             return await connection.read_response()
         finally:
             await pool.release(connection)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar
 
+from hiredis import pack_command
 from redis import BlockingConnectionPool, Redis
 from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
@@ -162,13 +163,14 @@ class Transport:
         """
         Send words on a connection of the pool, once, and return the reply.
 
-        Without the client's own ``execute_command``: nothing there may retry, and what it counts
-        takes as long as the engine's own work. A connection that fails closes itself.
+        Without the client's own ``execute_command``: nothing there may retry, and its counting and
+        its packing take as long as the engine's own work. A connection that fails closes itself.
         """
         pool: Any = redis.connection_pool
         connection = pool.get_connection()
         try:
-            connection.send_command(*words)
+            packed = pack_command(words)  # type: ignore[arg-type]  # its stub means one word
+            connection.send_packed_command([packed])
             return connection.read_response()
         finally:
             pool.release(connection)
