@@ -6,8 +6,8 @@ Seeded faults: each is put into a copy of the tree, where the named tests must t
     python -m tools.mutants --list       their names
 
 A fault is an exact text and what stands there instead. A text that no longer occurs is an error:
-the fault must follow the code. So is a test that does not run: a mutant counts as caught only when
-tests failed.
+the fault must follow the code. So is a test that does not run, or that fails without any fault: a
+mutant counts as caught only when tests failed that passed before.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300
 
-ENGINE = "tests/integration/test_engine.py"
-FIT = "tests/integration/test_scripts_fit_the_ledger.py"
-PERSIST = "tests/integration/test_persist.py"
-RULES = "tests/properties/test_rules.py"
+SHARED = "tests/lua/test_what_scripts_share.py"
+PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
+HYDRATE = "tests/lua/test_hydrate_quota.py"
+RELEASE = "tests/lua/test_release_hold.py"
+PERSIST, TRIM = "tests/integration/test_persist.py", "tests/integration/test_trim.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +54,21 @@ MUTANTS = (
         "lua/lib/operations.lua",
         'redis.call("HSET", key, unpack(state.answers))',
         'redis.call("EXISTS", key)',
-        (ENGINE,),
+        (SHARED,),
     ),
     Mutant(
         "no fingerprint",
         "lua/lib/operations.lua",
         "if reply[2] ~= fingerprint then",
         "if not reply[2] then",
-        (ENGINE,),
+        (SHARED,),
     ),
     Mutant(
         "a repeat is answered with an error",
         "lua/lib/operations.lua",
         "if reply[2] ~= fingerprint then",
         "if reply[2] then",
-        (ENGINE,),
+        (SHARED,),
     ),
     Mutant(
         "a conflicting entry is left out (ON CONFLICT DO NOTHING)",
@@ -82,21 +84,21 @@ MUTANTS = (
         "quota_engine/jobs/trim.py",
         "    until = min(until, cursor)\n",
         "    until = page.last_id or cursor\n",
-        ("tests/integration/test_trim.py",),
+        (TRIM,),
     ),
     Mutant(
         "hydration without the version check",
         "lua/hydrate_quota.lua",
         "elseif fence[2] and fence[2] ~= version then",
         "elseif fence[2] and not version then",
-        ("tests/lua", ENGINE),
+        (HYDRATE,),
     ),
     Mutant(
         "holds are not counted in admission",
         "lua/lib/quotas.lua",
         "return math.min(state.remaining - uncovered",
         "return math.min(state.remaining + state.held - uncovered",
-        (ENGINE,),
+        (PLACE,),
     ),
     Mutant(
         "a late capture is refused",
@@ -106,35 +108,35 @@ MUTANTS = (
         "if is_late then\n"
         '  return redis.error_reply("HOLD_CLOSED " .. hold_id)\n'
         "end\n",
-        (ENGINE,),
+        (CAPTURE,),
     ),
     Mutant(
         "tostring on amounts",
         "lua/lib/amounts.lua",
-        'return string.format("%.0f", number)',
+        'return string.format("%d", number)',
         "return tostring(number)",
-        (ENGINE, "tests/lua/test_exact_numbers.py"),
+        (SHARED + "::test_numbers_keep_every_digit",),
     ),
     Mutant(
         "a refused call writes",
         "lua/place_hold.lua",
         'return { "DENIED"',
         'redis.call("HSET", quota_key, "held", "1")\n  return { "DENIED"',
-        (ENGINE, "tests/lua"),
+        (PLACE,),
     ),
     Mutant(
         "an expired grant can still be spent",
         "lua/lib/due.lua",
         'local lost = burn_down.finish(state, grant, "e")',
         "local lost = 0",
-        (ENGINE,),
+        (PLACE,),
     ),
     Mutant(
         "a capture returns to the wrong grant",
         "lua/lib/settlement.lua",
         "local grant, units = grants.get(state, allocations[place]), allocations[place + 1]",
         "local grant, units = grants.get(state, allocations[1]), allocations[place + 1]",
-        (FIT, RULES),
+        (CAPTURE, RELEASE),
     ),
     Mutant(
         "a poison entry is skipped",
@@ -149,7 +151,42 @@ MUTANTS = (
         "lua/lib/quotas.lua",
         "if fence[1] ~= epoch then",
         "if not fence[1] then",
-        ("tests/lua",),
+        (SHARED,),
+    ),
+    Mutant(
+        "a key of another type fails after a write",
+        "lua/lib/quotas.lua",
+        'redis.call("ZCARD", state.keys.changes)',
+        "local _ = state.keys.changes",
+        (SHARED,),
+    ),
+    Mutant(
+        "the newest operation is forgotten with the oldest",
+        "lua/lib/operations.lua",
+        "if state.server_now % state.horizon < BOUNDARY_MS then",
+        "if state.server_now % state.horizon < 0 * BOUNDARY_MS then",
+        (SHARED,),
+    ),
+    Mutant(
+        "a grant that is used up is still there",
+        "lua/lib/grants.lua",
+        'return grant.state ~= "p" and grant.remaining == 0',
+        'return grant.state == "v" and grant.remaining == 0',
+        ("tests/lua/test_void_grant.py",),
+    ),
+    Mutant(
+        "an operation id comes twice",
+        "lua/lib/settlement.lua",
+        "if not lost[grant_id] then",
+        "if lost then",
+        (CAPTURE,),
+    ),
+    Mutant(
+        "more is done in one step than in two",
+        "lua/lib/due.lua",
+        "or grants.is_used_up(grant) then",
+        "then",
+        ("tests/properties/test_catching_up.py",),
     ),
 )
 
@@ -168,6 +205,11 @@ def main(arguments: list[str]) -> int:
     table = Table("seeded fault", "outcome", "seconds", "first test that saw it")
     survivors = 0
     with tempfile.TemporaryDirectory(prefix="quota-engine-mutants-") as folder:
+        control = Mutant("control", "README.md", "", "", tests_of(chosen))
+        outcome, witness = try_mutant(control, Path(folder))
+        if outcome != "SURVIVED":
+            print(f"the tests fail without any fault: {outcome} {witness}", file=sys.stderr)
+            return 1
         for mutant in track(chosen, description="seeded faults", console=console):
             started = time.monotonic()
             outcome, witness = try_mutant(mutant, Path(folder))
@@ -178,16 +220,32 @@ def main(arguments: list[str]) -> int:
     return 1 if survivors else 0
 
 
+def tests_of(mutants: Sequence[Mutant]) -> tuple[str, ...]:
+    """Return every test that some mutant names, each once."""
+    return tuple(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+
+
 def try_mutant(mutant: Mutant, folder: Path) -> tuple[str, str]:
     """Return ``caught`` and the test that failed, or why the mutant was not caught."""
     tree = folder / re.sub(r"\W+", "-", mutant.name)
     copy_tree(tree)
     target = tree / mutant.file
     text = target.read_text(encoding="utf-8")
-    if text.count(mutant.old) != 1:
+    if mutant.old and text.count(mutant.old) != 1:
         return "stale", f"its text occurs {text.count(mutant.old)} times in {mutant.file}"
-    target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", *mutant.tests]
+    if mutant.old:
+        target.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        *mutant.tests,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         ran = subprocess.run(

@@ -47,13 +47,14 @@ def prepare(shard: Shard, seed: int) -> None:
     empty = Snapshot(quota=NAME, epoch=EPOCH)
     shard.call(HydrateQuota(snapshot=empty, may_create=True))
     shard.call(SetOverdraftLimit(quota=NAME, operation_id="limit", overdraft_limit=500))
+    shard.call(Debit(quota=NAME, operation_id="early", amount=chance.choice([0, 450]) or 1))
     for number in range(12):
         starts, ends = sorted(chance.sample(range(0, END_MS // 1000), 2))
         terms = GrantTerms(
             amount=chance.randint(1, 200),
             source="purchase",
             priority=chance.randint(0, 2),
-            starts_at_ms=NOON_MS + starts * 1000 if number % 3 else 0,
+            starts_at_ms=NOON_MS + starts * 1000 if number % 6 else 0,
             expires_at_ms=NOON_MS + ends * 1000 if number % 4 else NEVER_MS,
         )
         shard.call(IssueGrant(quota=NAME, grant_id=f"g{number}", terms=terms))
@@ -63,7 +64,7 @@ def prepare(shard: Shard, seed: int) -> None:
         extend = {"hold_id": f"h{number}", "operation_id": f"e{number}", "amount": amount + 40}
         shard.call(ExtendHold(quota=NAME, **extend))
     shard.call(VoidGrant(quota=NAME, grant_id="g0"))
-    shard.call(Debit(quota=NAME, operation_id="d", amount=150))
+    shard.call(Debit(quota=NAME, operation_id="d", amount=50))
     capture: dict[str, Any] = {"hold_id": "h1", "operation_id": "p", "is_final": False}
     shard.call(CaptureHold(quota=NAME, amount=5, **capture))
 
