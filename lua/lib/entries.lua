@@ -18,14 +18,19 @@ function entries.move(state, grant_id, remaining, reserved)
     state.moves = { grant_id, remaining, reserved }
     return
   end
-  for place = 1, #moves, 3 do
-    if moves[place] == grant_id then
-      moves[place + 1] = moves[place + 1] + remaining
-      moves[place + 2] = moves[place + 2] + reserved
-      return
-    end
+  local places = state.places
+  if not places then
+    places = { [moves[1]] = 1 }
+    state.places = places
+  end
+  local place = places[grant_id]
+  if place then
+    moves[place + 1] = moves[place + 1] + remaining
+    moves[place + 2] = moves[place + 2] + reserved
+    return
   end
   local count = #moves
+  places[grant_id] = count + 1
   moves[count + 1], moves[count + 2], moves[count + 3] = grant_id, remaining, reserved
 end
 
@@ -47,7 +52,7 @@ function entries.add(state, kind, event)
     .. balance_text .. "\n" .. held .. "\n" .. debt .. "\n" .. shortfall .. "\n" .. (event.subject or "") .. "\n"
     .. flags .. "\n" .. terms .. "\n" .. moved .. "\n" .. (event.details or "")
   state.chain = redis.sha1hex(state.chain .. "\n" .. line)
-  state.logged_balance, state.logged_held, state.moves = balance, state.held, nil
+  state.logged_balance, state.logged_held, state.moves, state.places = balance, state.held, nil, nil
   local count = #state.entries
   state.entries[count + 1], state.entries[count + 2] = line, state.chain
   return { fingerprint, version, amount, shortfall, balance_text, held, debt, flags, terms, moved }

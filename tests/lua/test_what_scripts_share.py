@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,14 @@ from tests.shards import EPOCH, NOON_MS, WRITING_ROWS
 every_script = pytest.mark.parametrize("script", sorted(WRITING))
 repeatable = pytest.mark.parametrize("script", REPEATABLE)
 MOST = 2**53 - 1
+
+
+@pytest.fixture
+def scene(any_redis_url: str) -> Iterator[Scene]:
+    """A shard on the newest Valkey, and on the oldest Redis."""
+    made = Scene(any_redis_url)
+    yield made
+    made.close()
 
 
 @every_script
