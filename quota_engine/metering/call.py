@@ -72,6 +72,8 @@ class MeteredCall:
         self._metadata = checked_metadata(arguments.resolve(plan.metadata))
         self._unbilled: str | None = None
         self._unpriced: str | None = None
+        #: Whether provider and model were known before the call, not only from its response.
+        self._was_named = self.provider is not None and self.model is not None
         self._request_id: str | None = None
         #: What settles the call, once that is known.
         self.settlement: Ask | None = None
@@ -122,8 +124,8 @@ class MeteredCall:
             "output_default": self.plan.output_default,
         }
         found = estimate(request, **options)
-        named = self.provider is not None and self.model is not None
-        if found.output_basis == "default" and self.plan.output_default is None and named:
+        is_open = found.output_basis == "default" and self.plan.output_default is None
+        if is_open and self._was_named:
             try:
                 limit = yield Ask("output_limit", (self.provider, self.model))
             except EngineUnavailableError:  # the price book has a cache and decides
@@ -255,9 +257,9 @@ class MeteredCall:
             if isinstance(used, int):
                 cost = None  # the caller's own count: nothing says what it costs
         except PricingNotFoundError as missing:
-            if self.plan.unconfigured == "allow":
+            if self.plan.unconfigured == "allow" and self._was_named:
                 self._leave_unbilled(missing)
-            else:  # it ran, and is to be paid: by units, or as it was held
+            else:  # it was admitted, and is to be paid: by units, or as it was held
                 self._unpriced = UNCONFIGURED
                 log.warning("%s/%s has no price: %s", self.provider, self.model, missing)
                 units, quality = self._units_without_price(used, quality)

@@ -123,9 +123,10 @@ class _Proxy:
         holder = stream
         while hasattr(holder, "_raw_stream"):
             holder = holder._raw_stream
-        source = holder.__dict__.get("_iterator") if hasattr(holder, "__dict__") else None
-        self._is_inside = source is not None
-        if source is None:
+        # ``_cast_to`` tells the streams of the SDKs that one generator writes for many providers.
+        source = getattr(holder, "_iterator", None) if hasattr(holder, "_cast_to") else None
+        self._is_inside = isinstance(source, Iterator | AsyncIterator)
+        if not self._is_inside:
             source = iter(stream) if tap is Tap else aiter(stream)
         self._tap = tap(source, meter, of)
         if self._is_inside:
