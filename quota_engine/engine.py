@@ -29,6 +29,12 @@ LIMITS_MAX, LIMIT_AGE_SECONDS = 2_000, 60.0
 def read_settings(redis_url: str | None, database_url: str | None, **others: Any) -> Settings:
     """Return the settings of the environment, with these instead of theirs."""
     given = {"redis_url": redis_url, "database_url": database_url, **others}
+    unknown = sorted(given.keys() - Settings.model_fields.keys())
+    if unknown:
+        raise InvalidArgumentError(
+            f"there is no setting {', '.join(unknown)}; known are"
+            f" {', '.join(Settings.model_fields)}"
+        )
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:

@@ -68,6 +68,7 @@ class AsyncTransport:
         self._scripts = load_scripts()
         self._redis_url = redis_url
         self._redis: Redis | None = None
+        self._is_closed = False
 
     async def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
@@ -81,6 +82,7 @@ class AsyncTransport:
             await self._redis.connection_pool.disconnect()
             self._redis = None
         self._opened = None
+        self._is_closed = True
 
     def now_ms(self) -> int | None:
         """Return the client's clock in milliseconds, None: the server's decides."""
@@ -213,6 +215,8 @@ class AsyncTransport:
 
     async def _reopen(self) -> None:
         """Ask the gate, and forget every connection that was made before."""
+        if self._is_closed:
+            raise EngineUnavailableError("the engine is closed; open another one")
         seen = self._opened
         opened = await in_thread(self._backing.reopen, seen)
         if self._redis is None:

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import redis
 
-from quota_engine import InvalidAmountError, InvalidArgumentError, QuotaError
+from quota_engine import (
+    EngineUnavailableError,
+    InvalidAmountError,
+    InvalidArgumentError,
+    QuotaEngine,
+    QuotaError,
+)
 from tests.engines import NOON, TestClock
 
 pytestmark = pytest.mark.anyio
@@ -167,3 +173,15 @@ async def test_a_hold_by_its_id_needs_its_quota(filled: Any, writes: Any) -> Non
         await refused(filled, InvalidArgumentError, "capture_hold", hold, 1)
         await refused(filled, InvalidArgumentError, "release_hold", hold)
     assert writes() == before
+
+
+async def test_a_setting_that_does_not_exist_is_refused(redis_url: str, database_url: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"no setting hold_ttl;.*hold_ttl_seconds"):
+        QuotaEngine.open(redis_url, database_url, hold_ttl=5)
+
+
+async def test_a_closed_engine_says_so(redis_url: str, database_url: str) -> None:
+    engine = QuotaEngine.open(redis_url, database_url)
+    engine.close()
+    with pytest.raises(EngineUnavailableError, match="closed"):
+        engine.read_balance("user:1", "text_token")
