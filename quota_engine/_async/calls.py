@@ -214,9 +214,9 @@ class AsyncCalls(AsyncPricing):
     async def extend_hold(
         self,
         hold: HoldArgument,
-        *,
         amount: int | None = None,
         ttl: float | None = None,
+        *,
         account: str | None = None,
         quota_type: str | None = None,
     ) -> ExtendedHold:
@@ -344,7 +344,7 @@ class AsyncCalls(AsyncPricing):
         await self._transport.connect()
         return await in_thread(self._backing.drain)
 
-    async def reconcile(self, *, repair: bool = False) -> Any:
+    async def reconcile(self, repair: bool = False) -> Any:
         """
         Compare every quota in Redis with the ledger and what is pending.
 

@@ -215,9 +215,9 @@ class Calls(Pricing):
     def extend_hold(
         self,
         hold: HoldArgument,
-        *,
         amount: int | None = None,
         ttl: float | None = None,
+        *,
         account: str | None = None,
         quota_type: str | None = None,
     ) -> ExtendedHold:
@@ -345,7 +345,7 @@ class Calls(Pricing):
         self._transport.connect()
         return in_place(self._backing.drain)
 
-    def reconcile(self, *, repair: bool = False) -> Any:
+    def reconcile(self, repair: bool = False) -> Any:
         """
         Compare every quota in Redis with the ledger and what is pending.
 
