@@ -38,9 +38,11 @@ from tests.servers import CHECKOUT, TestServers, conninfo
 
 AS_ROOT = os.geteuid() == 0
 only_root = pytest.mark.skipif(not AS_ROOT, reason="only root has to run PostgreSQL as another")
+#: A process in the background of a script inherits that Ctrl-C is ignored: this one obeys it.
 ENSURE = """
-import sys
+import signal, sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from quota_engine.embedded import ensure_servers
 urls = ensure_servers(Path(sys.argv[1]))
 print(urls.redis_url, urls.database_url, flush=True)
@@ -117,7 +119,7 @@ def test_servers_outlive_the_process_that_started_them(home: Path, end: signal.S
     remember(ServerUrls(redis_url, database_url), "before")
     running = pids(home)
     os.killpg(owner.pid, end)  # the whole group, as Ctrl-C in a terminal does
-    owner.communicate()
+    owner.communicate(timeout=60)
     assert pids(home) == running
     assert remembered(ServerUrls(redis_url, database_url)) == (["before"], ["before"])
 
