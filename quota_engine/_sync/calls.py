@@ -3,23 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from quota_engine import flows
+from quota_engine._sync.books import Books
+from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
-from quota_engine._sync.pricing import Pricing
-from quota_engine._sync.transport import Transport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
-    checked_overdraft_limit,
-    checked_quota,
-    checked_terms,
     checked_text,
     checked_ttl_ms,
 )
-from quota_engine.backing import Backing
 from quota_engine.commands import (
     Balance,
     CapturedHold,
@@ -28,9 +23,6 @@ from quota_engine.commands import (
     Debited,
     ExtendedHold,
     ExtendHold,
-    IssuedGrant,
-    IssueGrant,
-    OverdraftLimit,
     PlacedHold,
     PlaceHold,
     ReadBalance,
@@ -38,25 +30,19 @@ from quota_engine.commands import (
     RecordUsage,
     ReleasedHold,
     ReleaseHold,
-    SetOverdraftLimit,
-    VoidedGrant,
-    VoidGrant,
 )
 from quota_engine.commands.arguments import details_text
 from quota_engine.errors import InvalidArgumentError
-from quota_engine.history import HistoryEntry
-from quota_engine.ids import checked_id, new_id
+from quota_engine.ids import checked_id
 from quota_engine.keys import QuotaName
-from quota_engine.settings import Settings
 from quota_engine.usage import Counted, usage_counts
-from quota_engine.waiting import in_place
 
 #: A hold itself, or its id with ``account=`` and ``quota_type=``.
 HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls(Pricing):
+class Calls(Granting, Books):
     """
     Holds, charges and grants quota, in real time.
 
@@ -65,85 +51,6 @@ class Calls(Pricing):
     may raise ``EngineUnavailableError`` after the call timeout: then its outcome is unknown, and a
     retry with the same id is safe. Costs one round trip to Redis where nothing else is said.
     """
-
-    def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
-        super().__init__(transport, backing, settings)
-        self._transport = transport
-        self._backing = backing
-        self._settings = settings
-
-    def issue_grant(
-        self,
-        account: str,
-        quota_type: str,
-        amount: int,
-        *,
-        source: str = "admin_grant",
-        reference: str | None = None,
-        description: str | None = None,
-        grant_id: str | None = None,
-        priority: int = 50,
-        starts_at: datetime | None = None,
-        expires_at: datetime | None = None,
-        actor: str | None = None,
-    ) -> IssuedGrant:
-        """
-        Put quota in, live from ``starts_at`` (now) until ``expires_at`` (never), exactly.
-
-        ``actor``: who did it, kept with the entry. Idempotent by ``grant_id``; other terms raise
-        ``IdempotencyConflictError``. Promised in PostgreSQL first: after
-        ``EngineUnavailableError`` the workers issue it by that promise.
-        """
-        quota = self._quota(account, quota_type)
-        terms = checked_terms(
-            amount,
-            source=source,
-            reference=reference,
-            description=description,
-            priority=priority,
-            starts_at=starts_at,
-            expires_at=expires_at,
-        )
-        details = {
-            "source": terms.source,
-            "reference": reference,
-            "description": description,
-            "actor": checked_text(actor, name="actor"),
-        }
-        command = IssueGrant(
-            quota=quota,
-            grant_id=self._id(grant_id, "grant"),
-            terms=terms,
-            grants_max=self._settings.grants_max,
-            details=details_text(details),
-        )
-        return self._transport.drive(flows.issued(command))
-
-    def void_grant(
-        self,
-        account: str,
-        quota_type: str,
-        grant_id: str,
-        *,
-        reference: str | None = None,
-        actor: str | None = None,
-    ) -> VoidedGrant:
-        """
-        Cancel what remains of a grant; what was used, or is held, stays with who has it.
-
-        Raises ``GrantNotFoundError`` when there is no such grant or nothing of it is left.
-        """
-        command = VoidGrant(
-            quota=self._quota(account, quota_type),
-            grant_id=checked_id(grant_id, name="grant id"),
-            details=details_text(
-                {
-                    "reference": checked_text(reference, name="reference"),
-                    "actor": checked_text(actor, name="actor"),
-                }
-            ),
-        )
-        return self._transport.drive(flows.settled(command))
 
     def read_balance(self, account: str, quota_type: str) -> Balance:
         """Return what an account has now. An unknown account reads as zero."""
@@ -315,62 +222,6 @@ class Calls(Pricing):
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> HoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""
         return HoldBlock(self, account, quota_type, amount, options)
-
-    def set_overdraft_limit(
-        self,
-        account: str,
-        quota_type: str,
-        limit: int | None,
-        *,
-        operation_id: str | None = None,
-        reference: str | None = None,
-    ) -> OverdraftLimit:
-        """Say how far below zero a quota may go. None: record, never refuse."""
-        command = SetOverdraftLimit(
-            quota=self._quota(account, quota_type),
-            operation_id=self._id(operation_id, "op"),
-            overdraft_limit=checked_overdraft_limit(limit),
-            details=details_text({"reference": checked_text(reference, name="reference")}),
-        )
-        return self._transport.drive(flows.settled(command))
-
-    def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
-        """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""
-        quota = self._quota(account, quota_type)
-        self._transport.connect()
-        return in_place(self._backing.history, quota)
-
-    def drain(self) -> int:
-        """Persist everything that is pending now; return how many entries that was."""
-        self._transport.connect()
-        return in_place(self._backing.drain)
-
-    def reconcile(self, repair: bool = False) -> Any:
-        """
-        Compare every quota in Redis with the ledger and what is pending.
-
-        ``.checked``, ``.drifts`` (each with account, quota_type, redis, ledger, cause) and
-        ``.repaired``. Online: other clients go on.
-        """
-        self._transport.connect()
-        return in_place(self._backing.reconcile, repair=repair)
-
-    def run_schedule(self) -> dict[str, str]:
-        """
-        Do now what is due, as the workers do by themselves; return what came of each duty.
-
-        Grants and holds begin and end on time without it: it tells the ledger, and keeps promises.
-        """
-        self._transport.connect()
-        return in_place(self._backing.run_schedule, self._transport.now_ms())
-
-    def _quota(self, account: str, quota_type: str) -> QuotaName:
-        return checked_quota(account, quota_type, self._settings)
-
-    def _id(self, given: str | None, prefix: str) -> str:
-        if given is None:
-            return new_id(prefix, self._transport.now_ms())
-        return checked_id(given, name=f"{prefix} id")
 
     def _hold(
         self, hold: HoldArgument, account: str | None, quota_type: str | None

@@ -1,0 +1,44 @@
+"""The calls that read the books, fill them, and prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quota_engine._async.calling import AsyncCalling
+from quota_engine.history import HistoryEntry
+from quota_engine.waiting import in_thread
+
+
+class AsyncBooks(AsyncCalling):
+    """History, drain, reconciliation and schedule."""
+
+    async def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
+        """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""
+        quota = self._quota(account, quota_type)
+        await self._transport.connect()
+        return await in_thread(self._backing.history, quota)
+
+    async def drain(self) -> int:
+        """Persist everything that is pending now; return how many entries that was."""
+        await self._transport.connect()
+        return await in_thread(self._backing.drain)
+
+    async def reconcile(self, repair: bool = False) -> Any:
+        """
+        Compare every quota in Redis with the ledger and what is pending.
+
+        ``.checked``, ``.drifts`` (each with account, quota_type, redis, ledger, cause) and
+        ``.repaired``. Online: other clients go on.
+        """
+        await self._transport.connect()
+        return await in_thread(self._backing.reconcile, repair=repair)
+
+    async def run_schedule(self) -> dict[str, str]:
+        """
+        Do now what is due, as the workers do by themselves; return what came of each duty.
+
+        Grants and holds begin and end on time without it: it tells the ledger, and keeps promises.
+        """
+        await self._transport.connect()
+        return await in_thread(self._backing.run_schedule, self._transport.now_ms())

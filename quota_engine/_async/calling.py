@@ -1,0 +1,29 @@
+"""What every call of the engine begins with: its transport, its quota's name, its id."""
+
+from __future__ import annotations
+
+from quota_engine._async.pricing import AsyncPricing
+from quota_engine._async.transport import AsyncTransport
+from quota_engine.arguments import checked_quota
+from quota_engine.backing import Backing
+from quota_engine.ids import checked_id, new_id
+from quota_engine.keys import QuotaName
+from quota_engine.settings import Settings
+
+
+class AsyncCalling(AsyncPricing):
+    """An engine that can be called."""
+
+    def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
+        super().__init__(transport, backing, settings)
+        self._transport = transport
+        self._backing = backing
+        self._settings = settings
+
+    def _quota(self, account: str, quota_type: str) -> QuotaName:
+        return checked_quota(account, quota_type, self._settings)
+
+    def _id(self, given: str | None, prefix: str) -> str:
+        if given is None:
+            return new_id(prefix, self._transport.now_ms())
+        return checked_id(given, name=f"{prefix} id")

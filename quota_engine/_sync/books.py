@@ -1,0 +1,45 @@
+# Written by tools/unasync.py from quota_engine/_async/books.py. Edit that file instead.
+"""The calls that read the books, fill them, and prove them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from quota_engine._sync.calling import Calling
+from quota_engine.history import HistoryEntry
+from quota_engine.waiting import in_place
+
+
+class Books(Calling):
+    """History, drain, reconciliation and schedule."""
+
+    def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
+        """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""
+        quota = self._quota(account, quota_type)
+        self._transport.connect()
+        return in_place(self._backing.history, quota)
+
+    def drain(self) -> int:
+        """Persist everything that is pending now; return how many entries that was."""
+        self._transport.connect()
+        return in_place(self._backing.drain)
+
+    def reconcile(self, repair: bool = False) -> Any:
+        """
+        Compare every quota in Redis with the ledger and what is pending.
+
+        ``.checked``, ``.drifts`` (each with account, quota_type, redis, ledger, cause) and
+        ``.repaired``. Online: other clients go on.
+        """
+        self._transport.connect()
+        return in_place(self._backing.reconcile, repair=repair)
+
+    def run_schedule(self) -> dict[str, str]:
+        """
+        Do now what is due, as the workers do by themselves; return what came of each duty.
+
+        Grants and holds begin and end on time without it: it tells the ledger, and keeps promises.
+        """
+        self._transport.connect()
+        return in_place(self._backing.run_schedule, self._transport.now_ms())

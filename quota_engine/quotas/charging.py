@@ -1,0 +1,220 @@
+"""What sets quota aside and charges it."""
+
+from __future__ import annotations
+
+from quota_engine import events
+from quota_engine.quotas.deciding import DUE_MAX, Deciding, all_or_nothing
+from quota_engine.quotas.log import Answer, answered
+from quota_engine.quotas.parts import Hold, Refused
+
+
+class Charging(Deciding):
+    """A quota that is held and used."""
+
+    @all_or_nothing
+    def place_hold(
+        self,
+        now_ms: int,
+        hold_id: str,
+        fingerprint: str,
+        amount: int,
+        ttl_ms: int,
+        *,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Set quota aside for a while."""
+        if repeated := self._repeated(hold_id, fingerprint):
+            return repeated
+        if hold_id in self.holds:
+            raise Refused("IDEMPOTENCY_CONFLICT")
+        self._refuse_if_frozen()
+        self._bring_up(now_ms, due_max)
+        self._admit(amount)
+        parts = self._take(amount, for_hold=True)
+        self.holds[hold_id] = Hold(hold_id, amount, now_ms + ttl_ms, parts)
+        entry = self._write(
+            events.HOLD_PLACED,
+            now_ms,
+            hold_id,
+            amount=amount,
+            fingerprint=fingerprint,
+            subject=hold_id,
+            terms=str(now_ms + ttl_ms),
+            details=details,
+        )
+        return answered("PLACED", entry)
+
+    @all_or_nothing
+    def extend_hold(
+        self,
+        now_ms: int,
+        hold_id: str,
+        operation_id: str,
+        fingerprint: str,
+        *,
+        amount: int = 0,
+        ttl_ms: int = 0,
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Let a hold grow to a new total, or live ``ttl_ms`` from now; 0 keeps what it has."""
+        repeated = self._repeated(operation_id, fingerprint)
+        self._bring_up(now_ms, due_max)
+        hold = self.holds.get(hold_id)
+        if hold is None:
+            was_open = hold_id in self.operations or f"{hold_id}:expire" in self.operations
+            raise Refused("HOLD_CLOSED" if was_open else "HOLD_NOT_FOUND")
+        growth = 0 if repeated or not amount else amount - hold.amount
+        if growth < 0:
+            raise Refused("HOLD_SHRINKS")
+        if growth:
+            self._refuse_if_frozen()
+            if growth > self.spendable:
+                raise Refused("DENIED", hold.amount + max(self.spendable, 0))
+            hold.parts = hold.parts + self._take(growth, for_hold=True)
+            hold.amount = amount
+        if ttl_ms:
+            hold.expires_at_ms = now_ms + ttl_ms
+        if growth:
+            self._write(
+                events.HOLD_EXTENDED,
+                now_ms,
+                operation_id,
+                amount=amount,
+                fingerprint=fingerprint,
+                subject=hold_id,
+                terms=str(hold.expires_at_ms),
+            )
+        return ("EXTENDED", str(hold.amount), str(hold.expires_at_ms))
+
+    @all_or_nothing
+    def capture_hold(
+        self,
+        now_ms: int,
+        hold_id: str,
+        operation_id: str,
+        fingerprint: str,
+        amount: int,
+        *,
+        is_final: bool = True,
+        is_known: bool = False,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Charge what was used of a hold, or of one that was open once; never denied."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        self._bring_up(now_ms, due_max)
+        hold = self.holds.get(hold_id)
+        traces = (hold_id, f"{hold_id}:release", f"{hold_id}:expire")
+        if hold is None and not is_known and not self.operations.keys() & {*traces}:
+            raise Refused("HOLD_NOT_FOUND")
+        rest, flags = amount, "late"
+        if hold is not None:
+            flags = "" if is_final else "part"
+            if is_final:
+                self._give_up_ended(hold, amount, now_ms)
+            rest -= self._use(hold, amount)
+            if is_final:
+                self._close(hold)
+            else:
+                hold.amount -= min(amount, hold.amount)
+        shortfall = self._charge(rest)
+        entry = self._write(
+            events.HOLD_CAPTURED,
+            now_ms,
+            operation_id,
+            amount=amount,
+            shortfall=shortfall,
+            fingerprint=fingerprint,
+            subject=hold_id,
+            flags=flags,
+            details=details,
+        )
+        return answered("CAPTURED", entry)
+
+    @all_or_nothing
+    def release_hold(
+        self,
+        now_ms: int,
+        hold_id: str,
+        operation_id: str,
+        fingerprint: str,
+        *,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Give a hold back unused."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        self._bring_up(now_ms, due_max)
+        hold = self.holds.get(hold_id)
+        if hold is None:
+            traces = {hold_id, f"{hold_id}:capture", f"{hold_id}:expire"}
+            if self.operations.keys() & traces:
+                raise Refused("CLOSED")
+            raise Refused("HOLD_NOT_FOUND")
+        self._give_up_ended(hold, 0, now_ms)
+        self._close(hold)
+        entry = self._write(
+            events.HOLD_RELEASED,
+            now_ms,
+            operation_id,
+            amount=hold.amount,
+            fingerprint=fingerprint,
+            subject=hold_id,
+            details=details,
+        )
+        return answered("RELEASED", entry)
+
+    @all_or_nothing
+    def debit(
+        self,
+        now_ms: int,
+        operation_id: str,
+        fingerprint: str,
+        amount: int,
+        *,
+        already_used: bool = False,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Take units at once, or with ``already_used`` charge what can be paid."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        if not already_used:
+            self._refuse_if_frozen()
+        self._bring_up(now_ms, due_max)
+        if not already_used:
+            self._admit(amount)
+        shortfall = self._charge(amount)
+        entry = self._write(
+            events.QUOTA_DEBITED,
+            now_ms,
+            operation_id,
+            amount=amount,
+            shortfall=shortfall,
+            fingerprint=fingerprint,
+            flags="used" if already_used else "",
+            details=details,
+        )
+        return answered("DEBITED", entry)
+
+    @all_or_nothing
+    def record_usage(
+        self,
+        now_ms: int,
+        operation_id: str,
+        fingerprint: str,
+        *,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Keep a record of a call that charges nothing."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        self._bring_up(now_ms, due_max)
+        entry = self._write(
+            events.USAGE_RECORDED, now_ms, operation_id, fingerprint=fingerprint, details=details
+        )
+        return answered("RECORDED", entry)

@@ -1,0 +1,58 @@
+"""What every operation on a quota begins with: is it a repeat, is it sound, what is due."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+from quota_engine.quotas.log import Answer, QuotaLog, answered
+from quota_engine.quotas.parts import Refused
+
+P = ParamSpec("P")
+Q = TypeVar("Q", bound="Deciding")
+
+#: Changes that one operation applies on its way.
+DUE_MAX = 32
+
+
+def all_or_nothing(
+    operation: Callable[Concatenate[Q, P], Answer],
+) -> Callable[Concatenate[Q, P], Answer]:
+    """Make an operation work on a copy of the quota, which counts only if it is not refused."""
+
+    @functools.wraps(operation)
+    def decided(quota: Q, /, *args: P.args, **kwargs: P.kwargs) -> Answer:
+        draft = quota.copied()
+        answer = operation(draft, *args, **kwargs)
+        quota.__dict__.update(draft.__dict__)
+        return answer
+
+    return decided
+
+
+class Deciding(QuotaLog):
+    """A quota that can say whether something may be done to it."""
+
+    def _repeated(self, operation_id: str, fingerprint: str) -> Answer | None:
+        """Return the first answer if the operation came before; refuse it with other arguments."""
+        entry = self.operations.get(operation_id)
+        if entry is None:
+            return None
+        if entry.fingerprint != fingerprint:
+            raise Refused("IDEMPOTENCY_CONFLICT")
+        return answered("REPLAYED", entry)
+
+    def _refuse_if_frozen(self) -> None:
+        if self.frozen:
+            raise Refused("QUOTA_FROZEN")
+
+    def _bring_up(self, now_ms: int, due_max: int) -> None:
+        if self._due_count(now_ms) > due_max:
+            raise Refused("CATCH_UP")
+        while self._due_count(now_ms):
+            self._apply(self.changes()[0])
+
+    def _admit(self, amount: int) -> None:
+        if amount > self.spendable:
+            raise Refused("DENIED", max(self.spendable, 0))
