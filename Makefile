@@ -23,8 +23,10 @@ types: ## mypy --strict
 floors: ## imports point only down
 	./run check floors
 
-generate: ## write quota_engine/_sync from quota_engine/_async
+generate: ## write what is generated: quota_engine/_sync, README's settings, docs/faults.md
 	./run python -m tools.unasync
+	./run python -m tools.settings_table
+	./run python -m tools.faults_table
 
 generated-check: ## the generated files are the ones that generate would write
 	./run check generated
@@ -39,7 +41,7 @@ test-fast: ## the tests that take moments
 	./run test -m "not slow and not fault"
 
 faults: ## the fault matrix: real processes killed, cut and rolled back
-	./run test tests/faults
+	./run test -m "fault or row"
 
 mutants: ## every seeded fault turns the suite red
 	./run python -m tools.mutants

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quota_engine import IdempotencyConflictError, QuotaEngine, QuotaInsufficientError
-from tests.proxy import CuttingProxy
+from tests.proxy import Proxy
 
 TYPE = "text_token"
 
@@ -74,7 +74,7 @@ def test_the_same_id_with_other_arguments_is_refused_and_changes_nothing(
 def test_a_lost_reply_is_answered_from_the_first_effect(
     redis_url: str, database_url: str, engine: QuotaEngine
 ) -> None:
-    proxy = CuttingProxy(redis_url)
+    proxy = Proxy(redis_url)
     with QuotaEngine.open(proxy.url, database_url) as cut:
         proxy.cut_reply_to("op-lost")
         assert cut.debit("user:1", TYPE, 30, operation_id="op-lost").replayed

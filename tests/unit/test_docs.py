@@ -21,7 +21,7 @@ from typer.main import get_command
 
 from quota_engine.cli import Commands
 from quota_engine.settings import Settings
-from tools import settings_table
+from tools import faults_table, settings_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -146,6 +146,10 @@ def test_every_setting_that_a_page_names_exists() -> None:
 def test_the_table_of_settings_is_that_of_the_code() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text == settings_table.with_table(text)
+
+
+def test_the_fault_matrix_is_that_of_the_tests() -> None:
+    assert faults_table.PAGE.read_text(encoding="utf-8") == faults_table.page()
 
 
 def test_every_decision_is_in_the_index() -> None:

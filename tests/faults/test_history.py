@@ -1,0 +1,131 @@
+"""The history check itself: each wrong history is seen, and a right one is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.faults.history import Call, Window, check
+
+pytestmark = pytest.mark.fault
+
+ACCOUNT = "user:1"
+
+
+def row(version: int, kind: str, operation_id: str, amount: int, **others: Any) -> Any:
+    given = {
+        "account": ACCOUNT,
+        "subject": "",
+        "flags": "",
+        "delta": 0,
+        "shortfall": 0,
+        "held_after": 0,
+    }
+    return SimpleNamespace(
+        **{**given, **others}, version=version, kind=kind, operation_id=operation_id, amount=amount
+    )
+
+
+def told(verb: str, operation_id: str, amount: int, at: float, **others: Any) -> Call:
+    outcome = others.pop("outcome", "done")
+    return Call(
+        *(verb, ACCOUNT, operation_id, amount),
+        started=at,
+        ended=at + 1,
+        outcome=outcome,
+        **others,
+    )
+
+
+@pytest.fixture
+def calls() -> list[Call]:
+    return [
+        told("issue_grant", "g", 100, 1, version=1, balance=100),
+        told("debit", "d", 30, 3, version=2, balance=70, shortfall=0),
+        told("place_hold", "h", 50, 5, version=3, balance=70, hold_id="h"),
+        told("capture_hold", "h:capture", 80, 7, version=4, balance=0, shortfall=10, hold_id="h"),
+        told("debit", "denied", 9, 9, outcome="refused"),
+        told("debit", "dropped", 9, 9, outcome="unknown"),
+    ]
+
+
+@pytest.fixture
+def rows() -> list[Any]:
+    return [
+        row(1, "grant.issued", "g", 100, delta=100, balance_after=100),
+        row(2, "quota.debited", "d", 30, delta=-30, balance_after=70),
+        row(3, "hold.placed", "h", 50, subject="h", balance_after=70, held_after=50),
+        row(
+            *(4, "hold.captured", "h:capture", 80),
+            subject="h",
+            delta=-70,
+            shortfall=10,
+            balance_after=0,
+        ),
+    ]
+
+
+def test_a_right_history_is_right(calls: list[Call], rows: list[Any]) -> None:
+    verdict = check(calls, rows)
+    assert verdict.wrong == []
+    assert str(verdict) == "4 done, 1 refused, 1 unknown (0 applied), 0 lost, 0 restored"
+
+
+def test_a_lost_call_is_permitted_in_its_window_only(calls: list[Call], rows: list[Any]) -> None:
+    lost = told("debit", "late", 5, 10, version=5, balance=0)
+    assert check([*calls, lost], rows).wrong == [
+        "debit late of 5 on user:1 was answered at 11.000 and is lost"
+    ]
+    verdict = check([*calls, lost], rows, may_lose=Window(11, 12))
+    assert (verdict.wrong, verdict.lost) == ([], [lost])
+    assert check([*calls, lost], rows, may_lose=Window(11.5, 12)).wrong
+    assert check([*calls, lost], rows, elsewhere={"late"}).wrong == []
+
+
+def test_an_answer_that_the_ledger_does_not_have_is_seen(
+    calls: list[Call], rows: list[Any]
+) -> None:
+    calls[1].balance = 71
+    assert check(calls, rows).wrong == [
+        "debit d of 30 on user:1: balance_after was told as 71, the ledger says 70"
+    ]
+
+
+def test_a_double_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    again = row(5, "quota.debited", "d", 30, delta=-30, balance_after=-30)
+    assert check(calls, [*rows, again]).wrong[0] == "debit d of 30 on user:1 is there 2 times"
+
+
+def test_a_refused_call_that_is_there_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    calls[1].outcome = "refused"
+    assert "was refused" in check(calls, rows).wrong[0]
+
+
+def test_a_refused_capture_of_a_hold_that_is_there_is_seen(
+    calls: list[Call], rows: list[Any]
+) -> None:
+    calls[3].outcome = "refused"
+    assert "the hold is there" in check(calls, rows[:3]).wrong[0]
+
+
+def test_what_nobody_asked_for_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    del calls[1]
+    assert check(calls, rows).wrong == ["nobody asked for ['quota.debited'] d on user:1"]
+
+
+def test_a_wrong_order_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    calls[0].started = calls[0].ended = 20
+    assert "began after debit d" not in check(calls, rows).wrong[0]
+    assert "issue_grant g of 100 on user:1 (version 1) began after" in check(calls, rows).wrong[0]
+
+
+def test_a_wrong_sum_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    rows[1].balance_after = calls[1].balance = 75
+    assert "the model has (70, 0, 0)" in check(calls, rows).wrong[0]
+
+
+def test_what_no_quota_covered_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    rows[1].amount = calls[1].amount = 130
+    assert any("was not covered" in wrong for wrong in check(calls, rows).wrong)

@@ -1,0 +1,242 @@
+"""
+Clients that never stop: threads that debit, hold, capture and release on a few hot accounts.
+
+Each remembers what it was told. An outcome that stays unknown is asked for again with the same
+operation id, until it is answered, or until the world has been healed for long enough.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+from quota_engine import (
+    BackpressureError,
+    EngineUnavailableError,
+    HoldNotFoundError,
+    QuotaEngine,
+    QuotaFrozenError,
+    QuotaInsufficientError,
+)
+from tests.faults.history import Call
+from tests.workers import wait_until
+
+QUOTA_TYPE = "text_token"
+#: A retry ends so long after the writers were told to stop; by then everything has been healed.
+FINISH_SECONDS = 40.0
+PAUSE_SECONDS = 0.004
+HOLD_TTL_SECONDS = 3_600.0
+
+#: Answers that promise: nothing was changed.
+REFUSALS = (
+    QuotaInsufficientError,
+    QuotaFrozenError,
+    BackpressureError,
+    HoldNotFoundError,
+)
+
+
+class Writers:
+    """
+    ``count`` threads over a few engines; a context manager, whose end lets every retry finish.
+
+    ``engine_of[writer]`` may be changed meanwhile: its next attempt goes there. ``calls`` has what
+    everybody was told, ``faults`` every error that is neither a refusal nor "unavailable".
+    """
+
+    def __init__(
+        self,
+        engines: Sequence[QuotaEngine],
+        accounts: Sequence[str],
+        *,
+        count: int = 8,
+        seed: int = 0,
+        name: str = "w",
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        self.calls: list[Call] = []
+        self.faults: list[str] = []
+        self.engine_of = [engines[number % len(engines)] for number in range(count)]
+        self._accounts = accounts
+        self._pause = pause_seconds
+        self._stopping = threading.Event()
+        self._give_up_at = float("inf")
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, f"{name}{number}", seed))
+            for number in range(count)
+        ]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._give_up_at = time.monotonic() + (FINISH_SECONDS if error is None else 1.0)
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def answered(self) -> int:
+        """How many calls were answered, refusals included."""
+        return sum(call.outcome != "unknown" for call in list(self.calls))
+
+    def wait_for(self, count: int, seconds: float = 40.0) -> None:
+        """Return once so many calls more were answered than now."""
+        before = self.answered
+        wait_until(
+            lambda: self.answered >= before + count or bool(self.faults),
+            f"{count} more calls are answered",
+            seconds,
+        )
+        assert self.faults == []
+
+    def wait_for_trouble(self, seconds: float = 40.0) -> None:
+        """Return once a call has failed and is being tried again."""
+        wait_until(
+            lambda: any(call.error and call.outcome == "unknown" for call in list(self.calls)),
+            "a call fails",
+            seconds,
+        )
+
+    def _run(self, number: int, name: str, seed: int) -> None:
+        chance = random.Random(f"{seed}-{name}")
+        turn = 0
+        while not self._stopping.wait(self._pause):
+            turn += 1
+            try:
+                self._turn(number, f"{name}-{turn}", chance)
+            except Exception as error:
+                self.faults.append(f"{name}-{turn}: {type(error).__name__}: {error}")
+                return
+
+    def _turn(self, number: int, operation_id: str, chance: random.Random) -> None:
+        """Do what a caller does at once: one debit, one grant, or one hold and its end."""
+        account = chance.choice(self._accounts)
+        amount = chance.randint(1, 9)
+        what = chance.random()
+        if what < 0.45:
+            self._ask(number, debit(account, operation_id, amount))
+        elif what < 0.48:
+            self._ask(number, issue_grant(account, operation_id, amount))
+        else:
+            self._hold(number, account, operation_id, amount, chance)
+
+    def _hold(
+        self, number: int, account: str, hold_id: str, amount: int, chance: random.Random
+    ) -> None:
+        placed = place_hold(account, hold_id, 5 * amount)
+        if self._ask(number, placed) != "done":
+            return
+        if chance.random() < 0.3:
+            part = chance.randint(1, 2 * amount)
+            self._ask(number, capture_part(account, hold_id, f"{hold_id}-part", part))
+        if chance.random() < 0.75:
+            self._ask(number, capture(account, hold_id, chance.randint(0, 6 * amount)))
+        else:
+            self._ask(number, release(account, hold_id))
+
+    def _ask(self, number: int, asked: tuple[Call, Callable[[QuotaEngine], Any]]) -> str:
+        """Call until there is an answer, and remember it."""
+        call, method = asked
+        self.calls.append(call)
+        ask(call, method, lambda: self.engine_of[number], lambda: self._give_up_at)
+        return call.outcome
+
+
+Asked = tuple[Call, Callable[[QuotaEngine], Any]]
+
+
+def ask(
+    call: Call,
+    method: Callable[[QuotaEngine], Any],
+    engine: Callable[[], QuotaEngine],
+    give_up_at: Callable[[], float],
+) -> Any:
+    """
+    Call ``method`` until it is answered or ``time.monotonic()`` is ``give_up_at()``.
+
+    What came of it is written into ``call``; the answer is returned, None if there was none.
+    """
+    call.started = time.monotonic()
+    while True:
+        call.attempts += 1
+        try:
+            answer = method(engine())
+        except EngineUnavailableError as error:
+            call.error = str(error)
+            if time.monotonic() >= give_up_at():
+                return None
+            time.sleep(0.02)
+        except REFUSALS as error:
+            call.outcome, call.error = "refused", f"{type(error).__name__}: {error}"
+            call.ended = time.monotonic()
+            return None
+        else:
+            call.ended = time.monotonic()
+            call.version = getattr(answer, "version", None)
+            call.balance = getattr(answer, "balance", None)
+            call.shortfall = getattr(answer, "shortfall", None)
+            if call.verb == "release_hold":
+                call.amount, call.is_idle = answer.amount, answer.amount == 0
+            call.outcome = "done"
+            return answer
+
+
+def issue_grant(account: str, grant_id: str, amount: int) -> Asked:
+    """Return the call that puts quota in."""
+    return Call("issue_grant", account, grant_id, amount), lambda engine: engine.issue_grant(
+        account, QUOTA_TYPE, amount, grant_id=grant_id, source="purchase"
+    )
+
+
+def debit(account: str, operation_id: str, amount: int) -> Asked:
+    """Return the call that takes quota at once."""
+    return Call("debit", account, operation_id, amount), lambda engine: engine.debit(
+        account, QUOTA_TYPE, amount, operation_id=operation_id
+    )
+
+
+def place_hold(account: str, hold_id: str, amount: int) -> Asked:
+    """Return the call that sets quota aside."""
+    return Call("place_hold", account, hold_id, amount, hold_id), lambda engine: engine.place_hold(
+        account, QUOTA_TYPE, amount, operation_id=hold_id, ttl=HOLD_TTL_SECONDS
+    )
+
+
+def capture_part(account: str, hold_id: str, operation_id: str, amount: int) -> Asked:
+    """Return the call that charges a part and leaves the hold open."""
+    call = Call("capture_part", account, operation_id, amount, hold_id)
+    return call, lambda engine: engine.capture_hold(
+        *(hold_id, amount),
+        final=False,
+        operation_id=operation_id,
+        account=account,
+        quota_type=QUOTA_TYPE,
+    )
+
+
+def capture(account: str, hold_id: str, amount: int) -> Asked:
+    """Return the call that charges a hold and closes it."""
+    call = Call("capture_hold", account, f"{hold_id}:capture", amount, hold_id)
+    return call, lambda engine: engine.capture_hold(
+        hold_id, amount, account=account, quota_type=QUOTA_TYPE
+    )
+
+
+def release(account: str, hold_id: str) -> Asked:
+    """Return the call that gives a hold back."""
+    call = Call("release_hold", account, f"{hold_id}:release", 0, hold_id)
+    return call, lambda engine: engine.release_hold(
+        hold_id, account=account, quota_type=QUOTA_TYPE
+    )

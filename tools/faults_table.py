@@ -1,0 +1,198 @@
+"""
+Write docs/faults.md: each row of the fault matrix, how it is injected, what must come of it, and
+the test that does both. Rows come from the tests' markers: ``@pytest.mark.row(number, ...)``.
+
+    python -m tools.faults_table           rewrite it
+    python -m tools.faults_table --check   only say whether it is the one that would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/faults.md"
+
+#: Every fault that the engine must survive. A row goes only with a reason; 62 never was one.
+FAULTS = {
+    1: "Redis is killed",
+    2: "Redis is restarted in order",
+    3: "Power loss, synced every second",
+    4: "Power loss, always synced",
+    5: "A torn script",
+    6: "A torn end of a script",
+    7: "A torn file that Redis refuses to load",
+    8: "The append-only file is lost",
+    9: "Redis is wiped",
+    10: "A quota's key is deleted",
+    11: "An old backup of Redis is restored",
+    12: "A lagging replica is promoted, the tail is persisted",
+    13: "A lagging replica is promoted, the tail is nowhere else",
+    14: "Two masters",
+    15: "Redis fails during the recovery",
+    16: "A reply is lost after the commit",
+    17: "A call is given up and executes late",
+    18: "A client with the driver's own retries",
+    19: "One operation id, many callers at once",
+    20: "One operation id, other arguments",
+    21: "A retry after the horizon",
+    22: "A retry after Redis forgot everything",
+    23: "A retry is answered, then the power fails",
+    24: "Scripts are flushed",
+    25: "Redis is full",
+    26: "An eviction policy is set",
+    27: "The disk is full",
+    28: "Redis stalls",
+    29: "A key has another type",
+    30: "A script fails after its first write",
+    31: "PostgreSQL is restarted",
+    32: "PostgreSQL is away for long",
+    33: "The reply to COMMIT is lost",
+    34: "PostgreSQL loses commits",
+    35: "PostgreSQL refuses for locks or deadlocks",
+    36: "PostgreSQL's disk is full",
+    37: "A worker is killed at any step",
+    38: "A worker sleeps through a recovery",
+    39: "Many drainers at once",
+    40: "A job times out inside COMMIT",
+    41: "RQ's Redis is wiped",
+    42: "No worker runs",
+    43: "Bytes that are no entry",
+    44: "An entry of an unknown format",
+    45: "An entry is missing",
+    46: "A forged fork",
+    47: "A balance is edited in Redis",
+    48: "A row of the ledger is edited",
+    49: "Expiry and capture at once",
+    50: "A capture after the end of its hold",
+    51: "A clock jumps",
+    52: "A grant's issuer dies",
+    53: "A promise is kept while its entry waits",
+    54: "A hydration is overtaken",
+    55: "Everybody hydrates at once",
+    56: "A slow and lossy network",
+    57: "Calls are cancelled in great number",
+    58: "Old and new scripts and drainers",
+    59: "Slots of a cluster move",
+    60: "A gateway is killed between call and capture",
+    61: "Redis cannot be reached",
+    63: "Failback",
+    64: "Rolling deploy under load",
+    65: "One client has a wrong URL",
+    66: "Redis is full, and RQ lives in it",
+    67: "A ledger of a lower epoch is restored",
+    68: "An hour of random faults",
+}
+
+#: Rows that no test proves, and why that is so.
+WITHOUT_TEST = {
+    59: "Redis Cluster is not supported: one master",
+}
+
+HEAD = """\
+# Faults
+
+What the engine survives, and the test that proves it: with real processes, each against the whole
+oracle where it can be: every invariant of ledger and Redis, and what each client was told (see
+`tests/faults/world.py`). `make faults` runs all of them, `./run test` leaves the slow ones out.
+
+<!-- written by `python -m tools.faults_table` -->
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One test's part of the matrix. ``xfail``: why it does not hold yet, or empty."""
+
+    number: int
+    injection: str
+    outcome: str
+    path: str
+    test: str
+    is_slow: bool
+    xfail: str
+
+
+def rows() -> Iterator[Row]:
+    """Yield what the tests' markers say, file by file."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        source = path.read_text(encoding="utf-8")
+        if "mark.row(" not in source:
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield from _rows_of(node, str(path.relative_to(ROOT)))
+
+
+def _rows_of(node: ast.FunctionDef | ast.AsyncFunctionDef, path: str) -> Iterator[Row]:
+    marks = [_mark(decorator) for decorator in node.decorator_list]
+    names = {name for name, _, _ in marks}
+    xfail = next((str(given.get("reason")) for name, _, given in marks if name == "xfail"), "")
+    for name, values, given in marks:
+        if name == "row":
+            injection, outcome = str(given["injection"]), str(given["outcome"])
+            is_slow = "fault_slow" in names
+            yield Row(int(str(values[0])), injection, outcome, path, node.name, is_slow, xfail)
+
+
+def _mark(decorator: ast.expr) -> tuple[str, list[object], dict[str, object]]:
+    """Return a ``pytest.mark``'s name and constant arguments; no name for another decorator."""
+    call = decorator if isinstance(decorator, ast.Call) else None
+    target = call.func if call else decorator
+    if not (isinstance(target, ast.Attribute) and ast.unparse(target.value) == "pytest.mark"):
+        return "", [], {}
+    if call is None or target.attr not in {"row", "xfail"}:
+        return target.attr, [], {}
+    values = [ast.literal_eval(value) for value in call.args]
+    given: dict[str, object] = {
+        str(word.arg): word.value.value
+        for word in call.keywords
+        if isinstance(word.value, ast.Constant)
+    }
+    return target.attr, values, given
+
+
+def page() -> str:
+    """Return the page that belongs to the tests of now."""
+    found: dict[int, list[Row]] = {}
+    for row in rows():
+        found.setdefault(row.number, []).append(row)
+    if unknown := sorted(found.keys() - FAULTS.keys()):
+        raise SystemExit(f"the matrix has no rows {unknown}")
+    if needless := sorted(found.keys() & WITHOUT_TEST.keys()):
+        raise SystemExit(f"rows {needless} have a test, and a reason to have none")
+    lines = [HEAD, "| # | Fault | Injected | Must come of it | Test |", "|---|---|---|---|---|"]
+    for number, fault in FAULTS.items():
+        for row in found.get(number, []):
+            test = f"[`{row.test}`](../{row.path})"
+            test += " (`make faults`)" if row.is_slow else ""
+            test += f" **does not hold yet**: {row.xfail}" if row.xfail else ""
+            lines.append(f"| {number} | {fault} | {row.injection} | {row.outcome} | {test} |")
+        if number not in found:
+            reason = WITHOUT_TEST.get(number, "no test yet")
+            lines.append(f"| {number} | {fault} | | | {reason} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> int:
+    """Rewrite the page, or with ``--check`` return 1 when it is another."""
+    parser = argparse.ArgumentParser(description="Write docs/faults.md.")
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    is_check = parser.parse_args().check
+    wanted = page()
+    written = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    if is_check and written != wanted:
+        print("docs/faults.md is not that of the tests: run python -m tools.faults_table")
+        return 1
+    if written != wanted:
+        PAGE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
