@@ -46,6 +46,8 @@ class Call:
     is_idle: bool = False
     attempts: int = 0
     error: str = ""
+    #: When an attempt last ended without an answer.
+    failed: float = 0.0
 
     def __str__(self) -> str:
         return f"{self.verb} {self.operation_id} of {self.amount} on {self.account}"
@@ -54,7 +56,7 @@ class Call:
 @dataclass(frozen=True, slots=True)
 class Window:
     """
-    Which answered calls a fault may have lost: those answered in this time, ends included.
+    Which answered calls a fault may have lost: those that were under way in this time.
 
     ``World.drain`` returns an instant such that all that was answered before it is persisted.
     """
@@ -63,7 +65,7 @@ class Window:
     until: float
 
     def has(self, call: Call) -> bool:
-        return self.since <= call.ended <= self.until
+        return self.since <= call.ended and call.started <= self.until
 
 
 @dataclass(slots=True)

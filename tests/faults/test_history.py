@@ -81,6 +81,7 @@ def test_a_lost_call_is_permitted_in_its_window_only(calls: list[Call], rows: li
     verdict = check([*calls, lost], rows, may_lose=Window(11, 12))
     assert (verdict.wrong, verdict.lost) == ([], [lost])
     assert check([*calls, lost], rows, may_lose=Window(11.5, 12)).wrong
+    assert check([*calls, lost], rows, may_lose=Window(8, 9.5)).wrong
     assert check([*calls, lost], rows, elsewhere={"late"}).wrong == []
 
 

@@ -202,8 +202,7 @@ class World:
         )
         wrong.extend(verdict.wrong)
         print(verdict)
-        for call in verdict.lost:
-            print("lost:", call)
+        print("lost:", "; ".join(map(str, verdict.lost)))
         assert wrong == [], "\n".join(wrong[:20])
         return verdict
 

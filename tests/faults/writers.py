@@ -65,6 +65,7 @@ class Writers:
         self._pause = pause_seconds
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
+        self._current: dict[int, Call] = {}
         self._threads = [
             threading.Thread(target=self._run, args=(number, f"{name}{number}", seed))
             for number in range(count)
@@ -109,6 +110,19 @@ class Writers:
             seconds,
         )
 
+    def wait_until_stuck(self, seconds: float = 40.0) -> None:
+        """
+        Return once every writer has failed since now: nothing is answered until it is healed.
+
+        A reply that had arrived before has been taken note of then.
+        """
+        now = time.monotonic()
+        wait_until(
+            lambda: all(call.failed > now for call in list(self._current.values())),
+            "every writer is stuck",
+            seconds,
+        )
+
     def _run(self, number: int, name: str, seed: int) -> None:
         chance = random.Random(f"{seed}-{name}")
         turn = 0
@@ -150,6 +164,7 @@ class Writers:
         """Call until there is an answer, and remember it."""
         call, method = asked
         self.calls.append(call)
+        self._current[number] = call
         ask(call, method, lambda: self.engine_of[number], lambda: self._give_up_at)
         return call.outcome
 
@@ -174,7 +189,7 @@ def ask(
         try:
             answer = method(engine())
         except EngineUnavailableError as error:
-            call.error = str(error)
+            call.error, call.failed = str(error), time.monotonic()
             if time.monotonic() >= give_up_at():
                 return None
             time.sleep(0.02)
