@@ -49,6 +49,8 @@ class Details:
     description: str | None = None
     #: The usage as JSON.
     usage: str | None = None
+    #: The same, parsed.
+    told: Any = None
 
 
 def judge(event: Event, shard: int, shards: int) -> Incoming:
@@ -80,15 +82,17 @@ def details_of(entry: Entry) -> Details:
         return _NO_DETAILS
     try:
         found = json.loads(entry.details)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _NO_DETAILS
     if not isinstance(found, dict):
         return _NO_DETAILS
+    told = found.get("usage")
     return Details(
         reference=_sql_text(found.get("reference")),
         source=_sql_text(found.get("source")),
         description=_sql_text(found.get("description")),
-        usage=_sql_json(found.get("usage")),
+        usage=_sql_json(told),
+        told=told,
     )
 
 
@@ -152,5 +156,5 @@ def _sql_json(value: Any) -> str | None:
         return None
     try:
         return json.dumps(value, allow_nan=False)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

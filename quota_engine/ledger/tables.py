@@ -11,6 +11,7 @@ type. This module must not know a query.
 from __future__ import annotations
 
 from sqlalchemy import (
+    ARRAY,
     JSON,
     BigInteger,
     Boolean,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Numeric,
     Table,
     Text,
     UniqueConstraint,
@@ -253,7 +255,9 @@ quarantine = Table(
     Index("quarantine_unresolved", "quota", "id", postgresql_where=text("resolved_at IS NULL")),
 )
 
-#: What a captured or debited model call used, as its caller said. One row per such entry.
+#: What a model call used and cost, one row per entry that tells it. ``usage`` is what was told,
+#: word for word; the columns from ``usage_type`` to ``metadata`` are made from it, and null where
+#: it tells no such thing (``quota_engine.recorded``). ``cost`` is in ``currency``.
 usage_records = Table(
     "usage_records",
     metadata,
@@ -269,8 +273,34 @@ usage_records = Table(
     Column("at_ms", BigInteger, nullable=False),
     _shown("occurred_at", "at_ms"),
     Column("recorded_at", _instant(), nullable=False),
+    *(Column(name, Text) for name in ("usage_type", "status", "quality", "provider", "model")),
+    *(Column(name, BigInteger) for name in ("input_tokens", "cached_input_tokens")),
+    *(Column(name, BigInteger) for name in ("cache_write_tokens", "cache_write_1h_tokens")),
+    *(Column(name, BigInteger) for name in ("output_tokens", "reasoning_tokens")),
+    *(Column(name, BigInteger) for name in ("images", "characters")),
+    *(Column(name, Numeric) for name in ("audio_seconds", "video_seconds")),
+    Column("resolution", Text),
+    Column("requests", BigInteger),
+    Column("cost", Numeric(48, 12)),
+    Column("currency", Text),
+    Column("price_ids", ARRAY(Text)),
+    *(Column(name, Text) for name in ("unbilled", "unpriced")),
+    Column("anomaly", JSON(none_as_null=True)),
+    Column("error", Text),
+    *(Column(name, BigInteger) for name in ("held", "latency_ms", "first_token_ms")),
+    Column("request_id", Text),
+    Column("metadata", JSON(none_as_null=True)),
     UniqueConstraint("account", "quota_type", "version", name="usage_records_entry"),
     Index("usage_records_occurred", "at_ms"),
+    Index("usage_records_of_account", "account", "at_ms"),
+    Index(
+        "usage_records_of_model",
+        "provider",
+        "model",
+        "at_ms",
+        postgresql_where=text("provider IS NOT NULL"),
+    ),
+    Index("usage_records_operation", "operation_id"),
 )
 
 #: What workers do by the clock, one row per duty: who takes it up first writes ``claimed_at``, and

@@ -18,6 +18,7 @@ from quota_engine.events import CHARGES, movements_text
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
+from quota_engine.ledger.usage_records import TOLD_COLUMNS, columns_told_by
 
 Cursor = psycopg.Cursor[Any]
 #: An entry with what is known of it beside its text: the version it repeats, and its details.
@@ -31,9 +32,10 @@ COPY ledger_entries (
 ) FROM STDIN
 """
 
-_COPY_USAGE = """
+_COPY_USAGE = f"""
 COPY usage_records (
-    account, quota_type, version, operation_id, amount, shortfall, late, usage, at_ms, recorded_at
+    account, quota_type, version, operation_id, amount, shortfall, late, usage, at_ms,
+    recorded_at, {", ".join(TOLD_COLUMNS)}
 ) FROM STDIN
 """
 
@@ -165,7 +167,7 @@ def write_usage(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetime)
             row = (name.account, name.quota_type, entry.version, entry.operation_id, charged)
             late = "late" in entry.flags.split()
             rest = (entry.shortfall, late, details.usage, entry.at_ms, recorded_at)
-            copy.write_row((*row, *rest))
+            copy.write_row((*row, *rest, *columns_told_by(details.told)))
 
 
 def write_quarantine(

@@ -1,0 +1,81 @@
+"""
+Usage records in PostgreSQL: the rows that the persister copies, and how they are read.
+
+What a record tells stands twice: as the JSON that came, which is the truth, and in columns, which
+reports ask. Rows that an older release has written have the JSON only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from quota_engine.ledger import tables
+from quota_engine.recorded import READERS, RecordedCall, UsageQuery, recorded_call, told_by
+
+#: Escaped backslashes and whole pairs, which are legal; NUL and half characters, which are not.
+_ESCAPES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\u0000|\\ud[89a-f]..")
+
+#: The columns that are made from the JSON, in the order of ``columns_told_by``.
+TOLD_COLUMNS = tuple(READERS)
+
+
+def _array(texts: tuple[str, ...]) -> str:
+    quoted = (text.replace("\\", "\\\\").replace('"', '\\"') for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    """Return JSON that SQL's operators can read: they fail at a NUL or half a character."""
+    text = json.dumps(value)
+    return _ESCAPES.sub(_kept, text) if "\\u" in text else text
+
+
+def _kept(escape: re.Match[str]) -> str:
+    is_legal = escape[0] == "\\\\" or len(escape[0]) == len(r"\ud83d\ude00")
+    return escape[0] if is_legal else r"\ufffd"
+
+
+#: Columns that COPY wants as text of their own, and what writes it.
+_TEXTS: Mapping[str, Callable[[Any], str]] = {
+    "price_ids": _array,
+    "anomaly": _json,
+    "metadata": _json,
+    **dict.fromkeys(("audio_seconds", "video_seconds", "cost"), str),
+}
+_WRITTEN = tuple((TOLD_COLUMNS.index(name), write) for name, write in _TEXTS.items())
+
+
+def columns_told_by(usage: Any) -> list[Any]:
+    """Return the columns of a record's JSON, as COPY takes them."""
+    row = told_by(usage)
+    for place, write in _WRITTEN:
+        if (value := row[place]) is not None:
+            row[place] = write(value)
+    return row
+
+
+def read_usage(connection: Connection, query: UsageQuery) -> list[RecordedCall]:
+    """Return the records that are asked for, oldest first."""
+    table = tables.usage_records
+    columns = table.c
+    wanted = select(
+        *(columns[name] for name in ("account", "quota_type", "version", "operation_id")),
+        *(columns[name] for name in ("amount", "shortfall", "late")),
+        *(columns[name] for name in ("usage", "at_ms", "recorded_at")),
+    ).where(columns.account == query.account)
+    for name in ("quota_type", "provider", "model", "status"):
+        if (asked := getattr(query, name)) is not None:
+            wanted = wanted.where(columns[name] == asked)
+    if query.since_ms is not None:
+        wanted = wanted.where(columns.at_ms >= query.since_ms)
+    if query.until_ms is not None:
+        wanted = wanted.where(columns.at_ms < query.until_ms)
+    if query.operation_id is not None:
+        wanted = wanted.where(columns.operation_id.in_(query.operation_ids))
+    rows = connection.execute(wanted.order_by(columns.at_ms, columns.id).limit(query.limit))
+    return [recorded_call(**row._mapping) for row in rows]
