@@ -3,8 +3,7 @@
 debit: take units at once, without a hold.
 
 Grants pay in burn-down order, then debt up to the overdraft limit. A debit above spendable is denied
-and changes nothing. One that says the call has already happened (`already_used` = 1) is never denied:
-what can't be paid is recorded as shortfall, even while the quota is frozen.
+and changes nothing. What was used already is taken by debit_used.
 
 KEYS
   1 versions  hash    @epoch and the last version issued, compared; gains this version
@@ -25,8 +24,8 @@ ARGV
    6 operation_id  unique per quota
    7 fingerprint   hash of the operation's arguments
    8 amount        units
-   9 already_used  1: charge by the capture rule, never deny
-  10 details       JSON of the caller, kept with the entry
+   9 details       JSON of the caller, kept with the entry
+  10 outbox_max    entries that may wait to be persisted
 
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
@@ -38,6 +37,7 @@ ERRORS                          (in the order they are checked)
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
 --- @include "lib/amounts"
@@ -49,8 +49,8 @@ local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], 
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
-local operation_id, fingerprint, amount, already_used = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
-local details = ARGV[10]
+local operation_id, fingerprint, amount = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local details, outbox_max = ARGV[9], tonumber(ARGV[10])
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -64,22 +64,22 @@ local remembered = operations.recall(state, operation_id)
 if remembered then
   return operations.replay(state, operation_id, fingerprint, remembered)
 end
-if already_used ~= "1" and state.frozen ~= "" then
+if state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
 if refused then
   return refused
 end
 local spendable = quotas.spendable(state)
-if already_used ~= "1" and amount > spendable then
+if amount > spendable then
   return { "DENIED", amounts.text(math.max(spendable, 0)) }
 end
 
 local shortfall = quotas.charge(state, amount)
 local answer = entries.add(state, "quota.debited", {
   at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, shortfall = shortfall, flags = already_used == "1" and "used" or "", details = details,
+  amount = amount, shortfall = shortfall, details = details,
 })
 operations.remember(state, operation_id, answer)
 

@@ -26,6 +26,7 @@ ARGV
    8 fingerprint   hash of the operation's arguments
    9 amount        units, the new total; 0 to keep it
   10 ttl_ms        milliseconds from now; 0 to keep the expiry
+  11 outbox_max    entries that may wait to be persisted
 
 RETURNS
   EXTENDED  amount expires_at
@@ -40,6 +41,7 @@ ERRORS                          (in the order they are checked)
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
 ]]
 --- @include "lib/amounts"
 --- @include "lib/entries"
@@ -53,7 +55,7 @@ local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KE
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local ttl_ms = tonumber(ARGV[10])
+local ttl_ms, outbox_max = tonumber(ARGV[10]), tonumber(ARGV[11])
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -84,6 +86,10 @@ if growth < 0 then
   return redis.error_reply("HOLD_SHRINKS " .. hold_id .. " holds " .. amounts.text(hold.amount))
 elseif growth > 0 and state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+end
+refused = growth > 0 and quotas.pressed(state, outbox_max)
+if refused then
+  return refused
 end
 local spendable = quotas.spendable(state)
 if growth > 0 and growth > spendable then

@@ -1,10 +1,11 @@
-#!lua
+#!lua flags=allow-oom
 --[[
 hydrate_quota: load a quota from the ledger, unless Redis has it.
 
 Refused unless the ledger's head is the last version that was issued: a stale read can never give
 spent quota back, whoever deleted the key. Nothing is written for a quota that nobody knows, unless
-the caller is about to make its first entry.
+the caller is about to make its first entry. Allowed when memory is full: a late capture may need it, and
+what is new is refused before it comes here.
 
 KEYS
   1 versions  hash  @epoch and the last version issued, compared

@@ -29,6 +29,7 @@ ARGV
   11 expires_at   ms, 2^53 - 1 for never
   12 grants_max   grants that one quota may have
   13 details      JSON of the caller, kept with the entry
+  14 outbox_max   entries that may wait to be persisted
 
 RETURNS
   ISSUED    fingerprint version amount shortfall balance held debt flags terms movements
@@ -39,6 +40,7 @@ ERRORS                          (in the order they are checked)
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   GRANT_ENDED           it would end before it starts, or has ended already
   GRANT_EXISTS          a grant of this id is in the quota
@@ -61,6 +63,7 @@ local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local grant_id, fingerprint, amount, priority = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local starts_at, expires_at, grants_max, details = tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
+local outbox_max = tonumber(ARGV[14])
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -77,7 +80,7 @@ end
 if state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
 if refused then
   return refused
 end

@@ -28,6 +28,7 @@ ARGV
    8 amount       units
    9 ttl_ms       milliseconds from now
   10 details      JSON of the caller, kept with the entry
+  11 outbox_max   entries that may wait to be persisted
 
 RETURNS
   PLACED    fingerprint version amount shortfall balance held debt flags terms movements
@@ -39,6 +40,7 @@ ERRORS                          (in the order they are checked)
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
   IDEMPOTENCY_CONFLICT  this id came before with other arguments, or its hold is still open
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
 --- @include "lib/amounts"
@@ -53,7 +55,7 @@ local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KE
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, fingerprint, amount, ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
-local details = ARGV[10]
+local details, outbox_max = ARGV[10], tonumber(ARGV[11])
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -73,7 +75,7 @@ end
 if state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
 if refused then
   return refused
 end

@@ -25,6 +25,7 @@ ARGV
    7 fingerprint      hash of the operation's arguments
    8 overdraft_limit  units, or "unlimited"
    9 details          JSON of the caller, kept with the entry
+  10 outbox_max       entries that may wait to be persisted
 
 RETURNS
   LIMITED   fingerprint version amount shortfall balance held debt flags terms movements
@@ -35,6 +36,7 @@ ERRORS                          (in the order they are checked)
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
+  BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
 --- @include "lib/entries"
@@ -46,6 +48,7 @@ local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KE
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local operation_id, fingerprint, overdraft_limit, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local outbox_max = tonumber(ARGV[10])
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -62,7 +65,7 @@ end
 if state.frozen ~= "" then
   return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
 if refused then
   return refused
 end

@@ -6,7 +6,7 @@ The epoch must be the one in which they were persisted: a trim that was paused m
 another history. The caller cuts in slices, so that one call stays short.
 
 KEYS
-  1 versions  hash    @epoch, compared
+  1 versions  hash    @epoch, compared; @persisted, made less
   2 outbox    stream  loses its oldest events
 
 ARGV
@@ -27,6 +27,11 @@ if known ~= epoch then
   return redis.error_reply("FENCED epoch is " .. (known or "absent"))
 end
 
--- Point of no return: one command.
+local persisted = tonumber(redis.call("HGET", versions_key, "@persisted") or 0)
+
+-- Point of no return: what goes was persisted, and is not kept any more.
 local trimmed = redis.call("XTRIM", outbox_key, "MINID", "=", min_id)
+if trimmed > 0 then
+  redis.call("HSET", versions_key, "@persisted", string.format("%d", math.max(persisted - trimmed, 0)))
+end
 return { "TRIMMED", string.format("%d", trimmed) }

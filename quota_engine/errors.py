@@ -105,7 +105,25 @@ class QuotaFrozenError(QuotaError):
 
 
 class BackpressureError(QuotaError):
-    """Too many entries wait to be persisted: new holds are refused until the drain catches up."""
+    """
+    Too much waits to be persisted, or Redis is full: what is new is refused, what was used passes.
+
+    ``pending`` entries of ``shard`` wait and ``limit`` may; all None when Redis is full. Nothing
+    was changed: retry when the workers have caught up.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pending: int | None = None,
+        limit: int | None = None,
+        shard: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.pending = pending
+        self.limit = limit
+        self.shard = shard
 
 
 class EngineUnavailableError(QuotaError):

@@ -10,7 +10,9 @@ drain one outbox for many accounts. ``<quota>`` is ``<account>|<quota type>``; a
 key                             type    holds
 ==============================  ======  ==========================================================
 ``{qe:07}:outbox``              stream  one event per entry, id ``<epoch>-<n>``
-``{qe:07}:versions``            hash    ``@epoch``, and quota -> last version ever issued
+``{qe:07}:versions``            hash    ``@epoch``, and quota -> last version ever issued; how many
+                                        persisted events the outbox keeps, and up to which:
+                                        ``@persisted``, ``@cursor``
 ``{qe:07}:due``                 zset    quotas by ``next_change_at``
 ``{qe:07}:quota:<quota>``       hash    version, chain, sums, limits, ``head``, ``g:<grant>`` ...
 ``{qe:07}:holds:<quota>``       hash    open holds: hold id -> amount, allocations, expiry
@@ -83,6 +85,11 @@ class ShardKeys:
 
     def ops1(self, quota: str) -> str:
         return f"{self._base}:ops1:{quota}"
+
+
+def shard_in(key: str) -> int:
+    """Return the shard that a key of one belongs to."""
+    return int(key.removeprefix("{qe:").partition("}")[0])
 
 
 def root_of(account: str) -> str:

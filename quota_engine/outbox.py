@@ -42,6 +42,8 @@ class OutboxPage:
     length: int
     #: ``run_id:master_replid`` of the server that answered.
     incarnation: str
+    #: Up to where a persister has told the server that the ledger has everything; None: never.
+    noted: EventId | None = None
 
 
 class Outbox:
@@ -61,11 +63,12 @@ class Outbox:
         pipeline.execute_command("XRANGE", self.key, f"({after}", "+", "COUNT", count)
         pipeline.execute_command("XLEN", self.key)
         pipeline.execute_command("XINFO STREAM", self.key)
+        pipeline.execute_command("HGET", ShardKeys(self.shard).versions, "@cursor")
         try:
-            info, messages, length, about = pipeline.execute(raise_on_error=False)
+            info, messages, length, about, noted = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
             raise EngineUnavailableError(f"Redis does not answer: {error}") from error
-        for reply in (info, messages, length):
+        for reply in (info, messages, length, noted):
             if isinstance(reply, Exception):
                 raise EngineUnavailableError(f"Redis refused: {reply}") from reply
         return OutboxPage(
@@ -73,6 +76,7 @@ class Outbox:
             last_id=_last_id(about),
             length=length,
             incarnation=_incarnation(info),
+            noted=None if noted is None else EventId.parse(noted),
         )
 
     def walk(self, after: EventId, *, until: EventId | None = None) -> Iterator[Event]:

@@ -88,6 +88,27 @@ class Settings(BaseSettings):
         le=1000,
         description="Connections of one client to Redis; about 20 measured best.",
     )
+    database_connections_max: int = Field(
+        10,
+        ge=2,
+        le=1000,
+        description="Connections of one process to PostgreSQL: hydrations, a drain, duties and "
+        "reports at once.",
+    )
+    hydrations_max: int = Field(
+        4,
+        ge=1,
+        le=100,
+        description="Quotas that one process loads from PostgreSQL at once, however many callers "
+        "wait: after Redis was wiped, all of them do.",
+    )
+    prewarm_max: int = Field(
+        1_000,
+        ge=0,
+        le=100_000,
+        description="Quotas that whoever opened Redis again loads in the background, the latest "
+        "used first; callers find those loaded.",
+    )
     persist_batch_max: int = Field(
         2_000, ge=1, le=50_000, description="Entries that one transaction persists."
     )
@@ -107,11 +128,43 @@ class Settings(BaseSettings):
     trim_keep_max: int = Field(
         100_000, ge=0, description="Persisted entries that one outbox keeps at most: about 40 MB."
     )
+    outbox_soft_limit: int = Field(
+        100_000,
+        ge=1,
+        description="Entries of one shard that wait to be persisted, from which on clients, "
+        "workers and doctor warn: about 40 MB, far above what drained shards ever have.",
+    )
+    outbox_hard_limit: int = Field(
+        500_000,
+        ge=1,
+        description="Entries of one shard that wait to be persisted, from which on new holds, "
+        "debits and grants are refused while captures pass: about 200 MB a shard. Keep some of "
+        "Redis' memory above all shards' limits free: captures go on in it.",
+    )
     unload_after_seconds: float = Field(
         3_600, ge=0, description="Idle time after which a drained quota leaves Redis."
     )
     reconcile_every_seconds: float = Field(
         300, gt=0, description="Time between two reconciliations by the workers."
+    )
+
+    drain_late_seconds: float = Field(
+        15,
+        gt=0,
+        description="How long an entry may wait to be persisted before that is an alarm: drained "
+        "shards take fractions of a second.",
+    )
+    reconcile_late_seconds: float = Field(
+        1_800,
+        gt=0,
+        description="How long ago the last reconciliation may have ended before that is an alarm: "
+        "six times its usual period.",
+    )
+    duty_late_seconds: float = Field(
+        300,
+        gt=0,
+        description="How long ago any other duty of the workers may have been done before that is "
+        "an alarm; their periods are seconds.",
     )
 
     currency: str = Field(

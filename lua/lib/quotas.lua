@@ -65,6 +65,21 @@ function quotas.expect(state, member, at)
   end
 end
 
+-- The error that says that too much waits to be persisted, or nil. Persisted entries that are kept for a
+-- while do not wait: the persister tells how many they are. Asked by what is new, never by what was used.
+function quotas.pressed(state, limit)
+  local length = redis.call("XLEN", state.keys.outbox)
+  if length < limit then
+    return nil
+  end
+  local persisted = tonumber(redis.call("HGET", state.keys.versions, "@persisted") or 0)
+  if length - persisted < limit then
+    return nil
+  end
+  return redis.error_reply("BACKPRESSURE " .. amounts.text(length - persisted) .. " " .. amounts.text(limit)
+    .. " " .. state.keys.outbox)
+end
+
 -- Apply what has come due, in the order of its instants. Returns nil; or, when more than `limit`
 -- changes are due, the error that says so: then nothing was applied, or with `is_partial` the first
 -- `limit` of them.

@@ -201,6 +201,7 @@ class AsyncTransport:
                 now_ms,
                 self._settings.horizon_ms,
                 self._settings.due_max,
+                self._settings.outbox_hard_limit,
             )
             self._contexts[shard] = context
         return redis, context

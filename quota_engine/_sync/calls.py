@@ -21,6 +21,7 @@ from quota_engine.commands import (
     CaptureHold,
     Debit,
     Debited,
+    DebitUsed,
     ExtendedHold,
     ExtendHold,
     PlacedHold,
@@ -78,18 +79,18 @@ class Calls(Granting, Books):
         """
         Take units at once. Above spendable: ``QuotaInsufficientError``, and no effect.
 
-        With ``already_used`` the call has happened: it is charged, and what can't be paid is
-        recorded as shortfall.
+        With ``already_used`` the call has happened: it is charged, whatever else is refused, and
+        what can't be paid is recorded as shortfall.
         """
         details = {
             "usage": usage_counts(usage),
             "reference": checked_text(reference, name="reference"),
         }
-        command = Debit(
+        kind = DebitUsed if already_used else Debit
+        command = kind(
             quota=self._quota(account, quota_type),
             operation_id=self._id(operation_id, "op"),
             amount=checked_amount(amount),
-            already_used=bool(already_used),
             details=details_text(details),
         )
         return self._transport.drive(flows.settled(command))

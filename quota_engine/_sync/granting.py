@@ -43,7 +43,7 @@ class Granting(Calling):
 
         ``actor``: who did it, kept with the entry. Idempotent by ``grant_id``; other terms raise
         ``IdempotencyConflictError``. Promised in PostgreSQL first: after
-        ``EngineUnavailableError`` the workers issue it by that promise.
+        ``EngineUnavailableError`` or ``BackpressureError`` the workers issue it by that promise.
         """
         quota = self._quota(account, quota_type)
         terms = checked_terms(

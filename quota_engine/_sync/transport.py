@@ -201,6 +201,7 @@ class Transport:
                 now_ms,
                 self._settings.horizon_ms,
                 self._settings.due_max,
+                self._settings.outbox_hard_limit,
             )
             self._contexts[shard] = context
         return redis, context

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
+from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.keys import QuotaName, ShardKeys
 
 T = TypeVar("T")
@@ -30,6 +31,8 @@ class Context:
     now_ms: int | None = None
     horizon_ms: int = 900_000
     due_max: int = 32
+    #: Entries that may wait to be persisted before what is new is refused.
+    outbox_max: int = AMOUNT_MAX
 
     @property
     def now(self) -> Argument:

@@ -97,7 +97,8 @@ class IssueGrant(Command[IssuedGrant]):
         terms = self.terms
         instants = (terms.starts_at_ms, terms.expires_at_ms)
         rest = (self.grant_id, terms.fingerprint, terms.amount, terms.priority, *instants)
-        return (*writing_argv(context, self.quota), *rest, self.grants_max, self.details)
+        limits = (self.grants_max, self.details, context.outbox_max)
+        return (*writing_argv(context, self.quota), *rest, *limits)
 
     def parse(self, reply: Reply) -> IssuedGrant:
         match reply:

@@ -93,7 +93,7 @@ class PlaceHold(Command[PlacedHold]):
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = fingerprint("place_hold", self.amount, self.ttl_ms, self.details)
         rest = (self.hold_id, print_, self.amount, self.ttl_ms, self.details)
-        return writing_argv(context, self.quota) + rest
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
 
     def parse(self, reply: Reply) -> PlacedHold:
         match reply:
@@ -142,7 +142,7 @@ class ExtendHold(Command[ExtendedHold]):
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = fingerprint("extend_hold", self.hold_id, self.amount, self.ttl_ms)
         rest = (self.hold_id, self.operation_id, print_, self.amount, self.ttl_ms)
-        return writing_argv(context, self.quota) + rest
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
 
     def parse(self, reply: Reply) -> ExtendedHold:
         match reply:

@@ -13,6 +13,31 @@ from quota_engine.keys import ShardKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotePersisted(Command[int]):
+    """
+    Tell a shard how far it is persisted. See ``lua/note_persisted.lua``.
+
+    Answers how many persisted events its outbox keeps. It is about a shard, so it has no quota.
+    """
+
+    script: ClassVar[str] = "note_persisted"
+
+    cursor: EventId
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return keys.versions, keys.outbox
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        return context.epoch, str(self.cursor)
+
+    def parse(self, reply: Reply) -> int:
+        match reply:
+            case ["NOTED", count]:
+                return int(count)
+        raise EngineFault(f"note_persisted answered {reply!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrimOutbox(Command[int]):
     """
     Drop the events before ``min_id``. See ``lua/trim_outbox.lua``.

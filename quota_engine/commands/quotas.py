@@ -120,20 +120,24 @@ class Debit(Command[Debited]):
     """Take units at once. See ``lua/debit.lua``."""
 
     script: ClassVar[str] = "debit"
+    already_used: ClassVar[bool] = False
 
     quota: QuotaName
     operation_id: str
     amount: int
-    already_used: bool = False
     details: str = ""
 
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         return writing_keys(keys, self.quota)
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        print_ = fingerprint("debit", self.amount, self.already_used, self.details)
-        rest = (self.operation_id, print_, self.amount, int(self.already_used), self.details)
-        return writing_argv(context, self.quota) + rest
+        rest = (self.operation_id, self.fingerprint, self.amount, self.details)
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what makes this debit this debit."""
+        return fingerprint("debit", self.amount, self.already_used, self.details)
 
     def parse(self, reply: Reply) -> Debited:
         match reply:
@@ -152,12 +156,7 @@ class Debit(Command[Debited]):
                 )
             case ["DENIED", available]:
                 raise self.denied(int(available))
-        raise EngineFault(f"debit answered {reply!r}")
-
-    @property
-    def may_create(self) -> bool:
-        """What was used must be recorded, whoever used it."""
-        return self.already_used
+        raise EngineFault(f"{self.script} answered {reply!r}")
 
     def unknown(self) -> Debited:
         raise self.denied(0)
@@ -168,6 +167,23 @@ class Debit(Command[Debited]):
         return QuotaInsufficientError(
             account, quota_type, required=self.amount, available=available
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebitUsed(Debit):
+    """Take units for a call that has happened. See ``lua/debit_used.lua``."""
+
+    script: ClassVar[str] = "debit_used"
+    already_used: ClassVar[bool] = True
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        rest = (self.operation_id, self.fingerprint, self.amount, self.details)
+        return writing_argv(context, self.quota) + rest
+
+    @property
+    def may_create(self) -> bool:
+        """What was used must be recorded, whoever used it."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,7 +204,8 @@ class SetOverdraftLimit(Command[OverdraftLimit]):
     def argv(self, context: Context) -> Sequence[Argument]:
         limit = UNLIMITED if self.overdraft_limit is None else str(self.overdraft_limit)
         print_ = fingerprint("set_overdraft_limit", limit, self.details)
-        return (*writing_argv(context, self.quota), self.operation_id, print_, limit, self.details)
+        rest = (self.operation_id, print_, limit, self.details)
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
 
     def parse(self, reply: Reply) -> OverdraftLimit:
         match reply:

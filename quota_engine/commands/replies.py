@@ -18,6 +18,7 @@ from quota_engine.errors import (
     QuotaError,
     QuotaFrozenError,
 )
+from quota_engine.keys import shard_in
 
 
 class FencedError(QuotaError):
@@ -34,6 +35,7 @@ class CatchUpError(QuotaError):
 
 BY_CODE: dict[str, type[QuotaError]] = {
     "AMOUNT_OVERFLOW": InvalidAmountError,
+    "BACKPRESSURE": BackpressureError,
     "CATCH_UP": CatchUpError,
     "FENCED": FencedError,
     "GRANT_ENDED": InvalidArgumentError,
@@ -62,9 +64,24 @@ _MEANINGS = {
 }
 
 
+def _backpressure(detail: str) -> BackpressureError:
+    """Return the refusal that ``<pending> <limit> <outbox key>`` stands for."""
+    pending, limit, outbox = detail.split(" ")
+    shard = shard_in(outbox)
+    return BackpressureError(
+        f"{pending} entries of shard {shard} wait to be persisted, {limit} may: new holds, debits"
+        " and grants are refused until the workers have caught up",
+        pending=int(pending),
+        limit=int(limit),
+        shard=shard,
+    )
+
+
 def error_from(message: str) -> QuotaError:
     """Return the exception that an error reply stands for; a ``EngineFault`` if it is unknown."""
     code, _, detail = message.partition(" ")
     if code not in BY_CODE:
         return EngineFault(message)
+    if code == "BACKPRESSURE":
+        return _backpressure(detail)
     return BY_CODE[code](_MEANINGS.get(code, "{}").format(detail))

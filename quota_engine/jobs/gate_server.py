@@ -171,10 +171,11 @@ def open_epochs(connection: PinnedConnection, epochs: Mapping[int, int]) -> None
     if [_top(top) for top in tops] != [EventId(epoch, 0) for epoch in epochs.values()]:
         raise _overtaken()
     commands: list[Sequence[str | int]] = []
-    for shard, epoch in epochs.items():
+    for (shard, epoch), about in zip(epochs.items(), tops, strict=True):
         versions = ShardKeys(shard).versions
+        persisted = ("@persisted", pairs(about)["length"], "@cursor", f"{epoch}-0")
         commands.append(("DEL", versions))
-        commands.append(("HSET", versions, "@epoch", epoch))
+        commands.append(("HSET", versions, "@epoch", epoch, *persisted))
     if connection.transaction(commands) is None:
         raise _overtaken()
 
@@ -208,7 +209,7 @@ def known_names(connection: PinnedConnection, shards: int) -> Iterator[list[str]
                 "HSCAN", keys.versions, position, "COUNT", SCAN_PAGE
             )
             names = [_legible(name) for name in found[::2]]
-            yield [name for name in names if name is not None and name != "@epoch"]
+            yield [name for name in names if name is not None and "|" in name]
             if int(position) == 0:
                 break
 

@@ -9,6 +9,7 @@ shard, with nothing skipped and nothing lost; the next attempt looks again.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,15 +20,19 @@ import redis
 from sqlalchemy import Connection, text
 from sqlalchemy import exc as sql_errors
 
+from quota_engine.commands.outbox import NotePersisted
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import EventId, UnknownFormatError
 from quota_engine.jobs import crash_points
+from quota_engine.jobs.running import run_on_shard
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger
 from quota_engine.ledger.appending import append
 from quota_engine.ledger.incoming import Incoming, judge
 from quota_engine.ledger.shards import ShardState, lock_shard, move_cursor, set_stopped
 from quota_engine.outbox import START, Outbox, OutboxPage
+
+log = logging.getLogger("quota_engine.persist")
 
 #: Told of every quota that had something quarantined, after the commit, each time again.
 OnFreeze = Callable[[QuotaName, str], None]
@@ -60,6 +65,8 @@ class PersistOutcome:
     cursor: EventId = START
     #: Whether more waited when the batch was read.
     is_more: bool = False
+    #: The ledger has lost commits: Redis was told that it had everything up to here.
+    lost_until: EventId | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +103,7 @@ def persist_batch(
         outcome = _persist_page(connection, ledger.shard_count, state, page, frozen)
         crash_points.reach("before_commit")
     crash_points.reach("after_commit")
+    _note_persisted(client, outcome, page)
     if on_freeze is not None:
         for name, reason in frozen.items():
             on_freeze(name, reason)
@@ -140,6 +148,17 @@ def drain(
     return count
 
 
+def _note_persisted(client: redis.Redis, outcome: PersistOutcome, page: OutboxPage) -> None:
+    """Tell Redis how far the ledger is; a failure is made good by the next batch."""
+    if outcome.status == "stopped" or outcome.cursor in (page.noted, START):
+        return
+    note = NotePersisted(cursor=outcome.cursor)
+    try:
+        run_on_shard(client, outcome.shard, outcome.cursor.epoch, note)
+    except EngineUnavailableError as error:
+        log.info("shard %d: %s", outcome.shard, error)
+
+
 def _locked(connection: Connection, shard: int, wait: bool) -> ShardState | None:
     """Return the shard's row, locked, or None while another has it."""
     connection.execute(
@@ -173,8 +192,15 @@ def _persist_page(
             set_stopped(connection, shard, stopped)
         return PersistOutcome(shard=shard, status="stopped", reason=stopped, cursor=state.cursor)
     scan = _scan(state, page, shards)
+    is_behind = page.noted is not None and page.noted > state.cursor
     appended = append(connection, shard, scan.batch, crash_points.reach)
     frozen.update(appended.frozen)
+    if is_behind:
+        log.warning(
+            "shard %d: the ledger is at %s, but had persisted up to %s: it has lost commits, and"
+            " is fed again from what the outbox keeps",
+            *(shard, state.cursor, page.noted),
+        )
     if scan.cursor != state.cursor or scan.stopped != state.stopped:
         move_cursor(connection, shard, scan.cursor, scan.stopped)
     status: Status = "persisted" if scan.cursor != state.cursor else "empty"
@@ -187,6 +213,7 @@ def _persist_page(
         duplicates=appended.duplicates,
         cursor=scan.cursor,
         is_more=page.last_id is not None and page.last_id > scan.cursor,
+        lost_until=page.noted if is_behind else None,
     )
 
 

@@ -68,6 +68,30 @@ def run_commands(
     ]
 
 
+def run_on_shard(client: redis.Redis, shard: int, epoch: int, command: Command[int]) -> int:
+    """
+    Return what a command about a whole shard answers.
+
+    0 when the shard is closed or of another epoch, which the gate settles.
+    """
+    context = Context(ShardKeys(shard), epoch)
+    keys, argv = command.keys(context.keys), command.argv(context)
+    caller: Any = client
+    try:
+        reply = caller.execute_command(
+            "EVALSHA", load_scripts()[command.script].sha, len(keys), *keys, *argv
+        )
+    except redis.exceptions.NoScriptError:
+        return 0
+    except redis.ResponseError as error:
+        if str(error).startswith("FENCED"):
+            return 0
+        raise EngineUnavailableError(f"Redis refused: {error}") from error
+    except redis.RedisError as error:
+        raise EngineUnavailableError(f"Redis does not answer: {error}") from error
+    return command.parse(_decoded(reply))
+
+
 def _result(parse: Callable[[Reply], T], reply: Any) -> T | QuotaError:
     if isinstance(reply, redis.exceptions.NoScriptError):
         return EngineUnavailableError("the server has no scripts: the gate must run")

@@ -10,21 +10,17 @@ one and two times that long.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
 
 import redis
 from sqlalchemy import text
 
-from quota_engine.commands.base import Context
 from quota_engine.commands.outbox import TrimOutbox
-from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import EventId
 from quota_engine.jobs import crash_points
-from quota_engine.keys import ShardKeys
+from quota_engine.jobs.running import run_on_shard
 from quota_engine.ledger import Ledger
 from quota_engine.ledger.shards import ShardState, lock_shard, set_trim_mark
 from quota_engine.outbox import Outbox, OutboxPage
-from quota_engine.scripts import load_scripts
 
 #: Events that one call drops: a few milliseconds of the server's time.
 SLICE = 5_000
@@ -53,7 +49,10 @@ def trim(
         is_due = state.trim_mark_at is None or now - state.trim_mark_at >= trim_after
         if is_due and state.trim_mark != state.cursor:
             set_trim_mark(connection, shard, state.cursor)
-    min_id = _first_to_stay(state, outbox.read(state.cursor, 1), now, trim_after, keep_max)
+    page = outbox.read(state.cursor, 1)
+    if page.noted is not None and page.noted > state.cursor:
+        return 0  # the ledger has lost commits, and is fed again first
+    min_id = _first_to_stay(state, page, now, trim_after, keep_max)
     crash_points.reach("before_trim")
     return _cut(client, outbox, state.epoch, min_id)
 
@@ -84,31 +83,10 @@ def _cut(client: redis.Redis, outbox: Outbox, epoch: int, min_id: EventId) -> in
     first = outbox.first_id()
     while first is not None and first < min_id:
         cut = min(min_id, EventId(first.epoch, first.n + SLICE))
-        gone = _trim_outbox(client, outbox.shard, epoch, cut)
+        gone = run_on_shard(client, outbox.shard, epoch, TrimOutbox(min_id=cut))
         if not gone:
             break
         trimmed += gone
         crash_points.reach("mid_trim")
         first = outbox.first_id()
     return trimmed
-
-
-def _trim_outbox(client: redis.Redis, shard: int, epoch: int, min_id: EventId) -> int:
-    """Run the script; 0 when the shard is closed or of another epoch, which the gate settles."""
-    command = TrimOutbox(min_id=min_id)
-    context = Context(keys=ShardKeys(shard), epoch=epoch)
-    keys, argv = command.keys(context.keys), command.argv(context)
-    caller: Any = client
-    try:
-        reply = caller.execute_command(
-            "EVALSHA", load_scripts()[command.script].sha, len(keys), *keys, *argv
-        )
-    except redis.exceptions.NoScriptError:
-        return 0
-    except redis.ResponseError as error:
-        if str(error).startswith("FENCED"):
-            return 0
-        raise EngineUnavailableError(f"Redis refused: {error}") from error
-    except redis.RedisError as error:
-        raise EngineUnavailableError(f"Redis does not answer: {error}") from error
-    return command.parse([word.decode() for word in reply])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import text
 
-from quota_engine.commands import Debit, GrantTerms, IssueGrant, ReleaseHold
+from quota_engine.commands import DebitUsed, GrantTerms, IssueGrant, ReleaseHold
 from quota_engine.commands.loading import UnloadQuota
 from quota_engine.drift import Cause, Drift
 from quota_engine.errors import EngineUnavailableError, QuotaFrozenError, QuotaInsufficientError
@@ -80,7 +80,7 @@ def test_every_kind_of_life_agrees(deployment: Deployment) -> None:
     run(IssueGrant(quota=TOKENS, grant_id="grant-ending", terms=ends))
     deployment.place(TOKENS, 120, "hold-2")
     deployment.place(TOKENS, 60, "hold-3")
-    run(Debit(quota=TOKENS, operation_id="used", amount=5000, already_used=True))
+    run(DebitUsed(quota=TOKENS, operation_id="used", amount=5000))
     assert check(deployment).drifts == ()
     run(ReleaseHold(quota=TOKENS, hold_id="hold-2"))
     assert check(deployment).drifts == ()

@@ -13,6 +13,7 @@ from quota_engine.commands import (
     CatchUp,
     Command,
     Debit,
+    DebitUsed,
     ExtendHold,
     GrantTerms,
     IssueGrant,
@@ -85,11 +86,11 @@ class Chance:
         return PlaceHold(quota=name, hold_id=hold_id, amount=self.units(120), ttl_ms=ttl_ms)
 
     def debit(self) -> Command[object]:
-        return Debit(
+        kind = DebitUsed if self.random.random() < 0.4 else Debit
+        return kind(
             quota=self.random.choice(self.names),
             operation_id=f"d{self.step}",
             amount=self.units(80),
-            already_used=self.random.random() < 0.4,
             details='{"usage":{"input_tokens":1}}',
         )
 

@@ -10,6 +10,7 @@ from quota_engine.commands import (
     CatchUp,
     Command,
     Debit,
+    DebitUsed,
     ExtendHold,
     FreezeQuota,
     GrantTerms,
@@ -37,6 +38,7 @@ WRITING: dict[str, Command[Any]] = {
     "capture_hold": CaptureHold(quota=NAME, hold_id="h", operation_id="h:capture", amount=5),
     "release_hold": ReleaseHold(quota=NAME, hold_id="h"),
     "debit": Debit(quota=NAME, operation_id="new", amount=5),
+    "debit_used": DebitUsed(quota=NAME, operation_id="new", amount=5),
     "issue_grant": IssueGrant(
         quota=NAME, grant_id="new", terms=GrantTerms(amount=5, source="purchase")
     ),
@@ -119,8 +121,8 @@ class Scene(Shard):
         return self.call(ReleaseHold(quota=NAME, hold_id=hold_id))
 
     def debit(self, operation_id: str, amount: int, *, used: bool = False) -> Raw:
-        command = Debit(quota=NAME, operation_id=operation_id, amount=amount, already_used=used)
-        return self.call(command)
+        kind = DebitUsed if used else Debit
+        return self.call(kind(quota=NAME, operation_id=operation_id, amount=amount))
 
     def limit(self, limit: int | None, operation_id: str = "limit") -> Raw:
         command = SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit)

@@ -26,9 +26,12 @@ def test_a_debit_goes_into_debt_up_to_the_limit(scene: Scene) -> None:
     assert scene.capture("h", 10)[3:8] == ["10", "0", "-50", "0", "50"]
 
 
+@meets("debit_used", "DEBITED", "REPLAYED")
 def test_what_was_used_already_is_charged_as_far_as_it_can_be(scene: Scene) -> None:
     scene.funded()
-    assert scene.debit("d", 150, used=True)[3:9] == ["150", "60", "10", "10", "0", "used"]
+    debited = scene.debit("d", 150, used=True)
+    assert debited[3:9] == ["150", "60", "10", "10", "0", "used"]
+    assert scene.debit("d", 150, used=True) == ["REPLAYED", *debited[1:]]
     scene.freeze()
     assert scene.debit("e", 5, used=True)[3:6] == ["5", "5", "10"]
 

@@ -10,7 +10,7 @@ import pytest
 from tests.lua.scenes import WRITING, Scene
 from tests.shards import WRITING_ROWS
 
-PASSES = ("capture_hold", "release_hold", "catch_up", "record_usage")
+PASSES = ("capture_hold", "release_hold", "catch_up", "record_usage", "debit_used")
 
 
 @pytest.fixture

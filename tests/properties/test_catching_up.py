@@ -14,6 +14,7 @@ from quota_engine.commands import (
     CaptureHold,
     CatchUp,
     Debit,
+    DebitUsed,
     ExtendHold,
     GrantTerms,
     HydrateQuota,
@@ -101,7 +102,7 @@ def test_one_run_equals_any_split(
 ) -> None:
     last: Any = {
         "catch_up": CatchUp(quota=NAME, due_max=500),
-        "debit": Debit(quota=NAME, operation_id="last", amount=7, already_used=True),
+        "debit": DebitUsed(quota=NAME, operation_id="last", amount=7),
         "void": VoidGrant(quota=NAME, grant_id="g8"),
         "issue": IssueGrant(
             quota=NAME, grant_id="g99", terms=GrantTerms(amount=5, source="purchase")

@@ -23,6 +23,7 @@ from quota_engine.commands import (
     CatchUp,
     Command,
     Debit,
+    DebitUsed,
     ExtendHold,
     FreezeQuota,
     GrantTerms,
@@ -206,10 +207,8 @@ class Rules(RuleBasedStateMachine):
     @rule(amount=amounts, already_used=st.booleans(), due_max=due_maxes)
     def debit(self, amount: int, already_used: bool, due_max: int) -> None:
         operation_id = self.fresh("d")
-        debit = Debit(
-            quota=NAME, operation_id=operation_id, amount=amount, already_used=already_used
-        )
-        self.both(debit, due_max)
+        kind = DebitUsed if already_used else Debit
+        self.both(kind(quota=NAME, operation_id=operation_id, amount=amount), due_max)
 
     @rule(text=details, due_max=due_maxes)
     def record_usage(self, text: str, due_max: int) -> None:
