@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -39,8 +40,12 @@ from quota_engine.waiting import in_thread
 
 T = TypeVar("T")
 
+log = logging.getLogger("quota_engine.client")
+
 Clock = Callable[[], datetime]
 
+#: How often a client looks at how much waits to be persisted.
+LOOK_SECONDS = 10.0
 #: The first pause before an unanswered call is sent again; it doubles up to the longest.
 PAUSE_SECONDS = 0.02
 PAUSE_MAX_SECONDS = 0.5
@@ -69,6 +74,8 @@ class AsyncTransport:
         self._redis_url = redis_url
         self._redis: Redis | None = None
         self._is_closed = False
+        self._look_at = 0.0
+        self._pressed: set[int] = set()
 
     async def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
@@ -155,11 +162,36 @@ class AsyncTransport:
             except (redis_errors.RedisError, OSError) as error:
                 failure = str(error) or type(error).__name__
             else:
+                if time.monotonic() >= self._look_at:
+                    await self._look_at_outbox(redis, context.keys)
                 return command.parse(reply)
             if time.monotonic() + pause >= deadline:
                 raise self._too_late(failure)
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+    async def _look_at_outbox(self, redis: Redis, keys: ShardKeys) -> None:
+        """Warn when too much waits in the outbox of the call's shard, and when that is over."""
+        self._look_at = time.monotonic() + LOOK_SECONDS
+        limit = self._settings.outbox_soft_limit
+        try:
+            waiting = int(await self._exchange(redis, "XLEN", keys.outbox))
+            if waiting >= limit:
+                noted = await self._exchange(redis, "HGET", keys.versions, "@persisted")
+                waiting -= int(noted or 0)
+        except (redis_errors.RedisError, OSError):
+            return
+        is_known = keys.shard in self._pressed
+        if waiting >= limit and not is_known:
+            self._pressed.add(keys.shard)
+            log.warning(
+                "shard %d: %d entries wait to be persisted, %d are many: is a worker running, and"
+                " does PostgreSQL answer? From %d on new holds, debits and grants are refused",
+                *(keys.shard, waiting, limit, self._settings.outbox_hard_limit),
+            )
+        elif waiting < limit and is_known:
+            self._pressed.discard(keys.shard)
+            log.warning("shard %d: %d entries wait to be persisted", keys.shard, waiting)
 
     async def _exchange(self, redis: Redis, *words: Argument) -> Any:
         """
