@@ -25,12 +25,14 @@ from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
     InvalidArgumentError,
+    ModelDisabledError,
     PricingNotFoundError,
     QuotaError,
     QuotaFrozenError,
     QuotaInsufficientError,
 )
 from quota_engine.history import HistoryEntry
+from quota_engine.recorded import RecordedCall
 from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ __all__ = [
     "InvalidAmountError",
     "InvalidArgumentError",
     "IssuedGrant",
+    "ModelDisabledError",
     "OverdraftLimit",
     "PlacedHold",
     "PricingNotFoundError",
@@ -63,6 +66,7 @@ __all__ = [
     "QuotaError",
     "QuotaFrozenError",
     "QuotaInsufficientError",
+    "RecordedCall",
     "ReleasedHold",
     "Usage",
     "VoidedGrant",

@@ -18,6 +18,7 @@ from quota_engine.prices.catalog import Model, ModelFacts, Provider
 from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
+from quota_engine.recorded import RecordedCall, UsageQuery
 
 
 class Opened(Protocol):
@@ -70,6 +71,7 @@ class Backing(Protocol):
         """Return once everything that this quota's outbox holds now is persisted."""
 
     def history(self, quota: QuotaName) -> Sequence[HistoryEntry]: ...
+    def usage(self, query: UsageQuery) -> Sequence[RecordedCall]: ...
     def drain(self) -> int: ...
     def reconcile(self, *, repair: bool) -> Any: ...
     def run_schedule(self, now_ms: int | None) -> dict[str, str]:

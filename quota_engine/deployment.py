@@ -27,11 +27,13 @@ from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.reconcile import ReconcileReport, reconcile
 from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
 from quota_engine.ledger.pricing import PriceTables
+from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
+from quota_engine.recorded import RecordedCall, UsageQuery
 from quota_engine.settings import Settings
 
 #: The pause of one who waits for another's drain.
@@ -144,6 +146,22 @@ class Deployment:
             if entry.version > known:
                 entries.append(history_entry(entry, event.chain.decode(), recorded_at=None))
         return entries
+
+    def usage(self, query: UsageQuery) -> Sequence[RecordedCall]:
+        """Return usage records, oldest first: the pending ones are read before the rest."""
+        shard = shard_of(query.account, self.ledger.shard_count)
+        cursor = self.ledger.read_shards()[shard].cursor
+        pending = Outbox(self.client, shard).pending_of_account(query.account, cursor)
+        found = self.ledger.usage(query)
+        known = {(call.quota_type, call.version) for call in found}
+        waiting = [call for event in pending if (call := pending_call(event)) is not None]
+        found += [
+            call
+            for call in waiting
+            if query.fits(call) and (call.quota_type, call.version) not in known
+        ]
+        found.sort(key=lambda call: call.occurred_at)
+        return found[: query.limit]
 
     # -- the drain
 

@@ -10,6 +10,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x HoldClosedError           captured, released or expired; it cannot be extended any more
   x IdempotencyConflictError  the same operation id came back with other arguments
   x PricingNotFoundError      no price for what was used
+  x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
   x BackpressureError         too much waits to be persisted; new holds are refused for a while
   x EngineUnavailableError    Redis, PostgreSQL or the shard cannot answer now
@@ -98,6 +99,21 @@ class PricingNotFoundError(QuotaError):
         self.provider = provider
         self.model = model
         self.missing = missing
+
+
+class ModelDisabledError(QuotaError):
+    """The catalog says that no new call may use this model. Nothing was held, or called."""
+
+    def __init__(self, provider: str, model: str) -> None:
+        super().__init__(
+            f"{provider}/{model} is disabled in the catalog; `quota-engine models set {provider}"
+            f" {model} --enabled` allows it again"
+        )
+        self.provider = provider
+        self.model = model
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ModelDisabledError, (self.provider, self.model)
 
 
 class QuotaFrozenError(QuotaError):

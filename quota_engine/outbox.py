@@ -7,7 +7,7 @@ is the reader's to judge, so junk survives to the quarantine. This module must n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,13 +98,21 @@ class Outbox:
         Costs a walk through everything that is pending. Up to the end as it is at the start.
         """
         name = str(quota).encode()
+        return self._pending(lambda line: line == name, after)
+
+    def pending_of_account(self, account: str, after: EventId) -> list[Event]:
+        """Return the messages of all of an account's quotas after an id: see ``pending_of``."""
+        name = account.encode()
+        return self._pending(lambda line: line.rpartition(b"|")[0] == name, after)
+
+    def _pending(self, is_wanted: Callable[[bytes], bool], after: EventId) -> list[Event]:
         last_id = self.last_id()
         if last_id is None:
             return []
         return [
             event
             for event in self.walk(after, until=last_id)
-            if not event.is_marker and quota_line(event.entry) == name
+            if not event.is_marker and is_wanted(quota_line(event.entry) or b"")
         ]
 
     def last_id(self) -> EventId | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from quota_engine._async.calling import AsyncCalling
 from quota_engine.history import HistoryEntry
+from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.waiting import in_thread
 
 
@@ -18,6 +20,42 @@ class AsyncBooks(AsyncCalling):
         quota = self._quota(account, quota_type)
         await self._transport.connect()
         return await in_thread(self._backing.history, quota)
+
+    async def usage(
+        self,
+        account: str,
+        quota_type: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        status: str | None = None,
+        operation_id: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[RecordedCall]:
+        """
+        Return an account's usage records, oldest first, pending ones included.
+
+        ``since`` counts, ``until`` does not; ``status``: success, failed, timeout or cancelled;
+        ``operation_id``: a hold's own finds what its capture or release recorded; ``limit``: at
+        most so many, the oldest. An unknown account has none. Raises ``InvalidArgumentError``,
+        also for a datetime without time zone. Reads PostgreSQL, and walks through the outbox.
+        """
+        query = checked_usage_query(
+            self._settings,
+            account,
+            quota_type,
+            since=since,
+            until=until,
+            provider=provider,
+            model=model,
+            status=status,
+            operation_id=operation_id,
+            limit=limit,
+        )
+        await self._transport.connect()
+        return await in_thread(self._backing.usage, query)
 
     async def drain(self) -> int:
         """Persist everything that is pending now; return how many entries that was."""

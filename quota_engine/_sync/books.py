@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from quota_engine._sync.calling import Calling
 from quota_engine.history import HistoryEntry
+from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.waiting import in_place
 
 
@@ -19,6 +21,42 @@ class Books(Calling):
         quota = self._quota(account, quota_type)
         self._transport.connect()
         return in_place(self._backing.history, quota)
+
+    def usage(
+        self,
+        account: str,
+        quota_type: str | None = None,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        provider: str | None = None,
+        model: str | None = None,
+        status: str | None = None,
+        operation_id: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[RecordedCall]:
+        """
+        Return an account's usage records, oldest first, pending ones included.
+
+        ``since`` counts, ``until`` does not; ``status``: success, failed, timeout or cancelled;
+        ``operation_id``: a hold's own finds what its capture or release recorded; ``limit``: at
+        most so many, the oldest. An unknown account has none. Raises ``InvalidArgumentError``,
+        also for a datetime without time zone. Reads PostgreSQL, and walks through the outbox.
+        """
+        query = checked_usage_query(
+            self._settings,
+            account,
+            quota_type,
+            since=since,
+            until=until,
+            provider=provider,
+            model=model,
+            status=status,
+            operation_id=operation_id,
+            limit=limit,
+        )
+        self._transport.connect()
+        return in_place(self._backing.usage, query)
 
     def drain(self) -> int:
         """Persist everything that is pending now; return how many entries that was."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,7 +12,11 @@ from typing import Any
 
 from quota_engine._sync.transport import Transport
 from quota_engine.backing import Backing
-from quota_engine.errors import EngineUnavailableError, InvalidArgumentError
+from quota_engine.errors import (
+    EngineUnavailableError,
+    InvalidArgumentError,
+    ModelDisabledError,
+)
 from quota_engine.instants import from_ms
 from quota_engine.prices.catalog import Model, Provider, checked_facts, checked_usage_type
 from quota_engine.prices.cost import Cost, cost_of
@@ -39,8 +43,9 @@ CACHED_MODELS_MAX = 2_000
 class Catalog:
     """Which providers and models there are. Every call reads PostgreSQL."""
 
-    def __init__(self, backing: Backing) -> None:
+    def __init__(self, backing: Backing, forget_prices: Callable[[], None]) -> None:
         self._store = backing.price_store
+        self._forget_prices = forget_prices
 
     def find_provider(self, name: str) -> Provider | None:
         """Return a provider, or None. Names are compared in small letters."""
@@ -83,7 +88,12 @@ class Catalog:
         output_tokens_max: int | None = None,
         is_enabled: bool | None = None,
     ) -> Model:
-        """Write what is told about a model; what is not told stays. Make it if there is none."""
+        """
+        Write what is told about a model; what is not told stays. Make it if there is none.
+
+        Metered calls of a model that is not enabled are refused with ``ModelDisabledError``: by
+        this client at once, by others after ``price_refresh_seconds``.
+        """
         facts = checked_facts(
             usage_type=usage_type,
             context_tokens_max=context_tokens_max,
@@ -93,7 +103,8 @@ class Catalog:
         owner, model = checked_provider(provider), checked_model(name)
         changed = in_place(self._store.change_model, owner, model, facts)
         if changed is None:
-            return in_place(self._store.create_model, owner, model, facts)
+            changed = in_place(self._store.create_model, owner, model, facts)
+        self._forget_prices()
         return changed
 
     def list_models(self, provider: str | None = None) -> Sequence[Model]:
@@ -160,7 +171,7 @@ class PriceBook:
             resolution=resolution,
         )
         recorded = in_place(self._store.add_price, new, self._clock())
-        self._forget()
+        self.forget()
         return recorded
 
     def cost(
@@ -197,6 +208,16 @@ class PriceBook:
             currency=currency,
             home_currency=self._settings.currency,
         )
+
+    def check_enabled(self, provider: str, model: str) -> None:
+        """
+        Raise ``ModelDisabledError`` if the catalog says that no new call may use a model.
+
+        One that the catalog does not know may be used. Cached with the model's prices.
+        """
+        owner, name = checked_provider(provider), checked_model(model)
+        if not (self._prices_of(owner, name)).known.is_enabled:
+            raise ModelDisabledError(owner, name)
 
     def list(
         self, provider: str | None = None, model: str | None = None, *, at: datetime | None = None
@@ -264,7 +285,7 @@ class PriceBook:
             return reading.only(owners, names)
 
         report = in_place(self._store.import_prices, read_part, self._clock(), dry_run=dry_run)
-        self._forget()
+        self.forget()
         return report
 
     def _read(self, provider: str | None, model: str | None) -> PriceList:
@@ -294,7 +315,8 @@ class PriceBook:
             self._cache[key] = fresh
         return fresh
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Read everything again when it is next asked for."""
         self._changes += 1
         self._cache.clear()
 
@@ -312,8 +334,12 @@ class Pricing:
     """The part of the engine that knows what calls cost."""
 
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
-        self.catalog = Catalog(backing)
         self.prices = PriceBook(transport, backing, settings)
+        self.catalog = Catalog(backing, self.prices.forget)
+
+    def check_enabled(self, provider: str, model: str) -> None:
+        """Raise ``ModelDisabledError`` if no new call may use a model: see ``PriceBook``."""
+        self.prices.check_enabled(provider, model)
 
     def cost(
         self,

@@ -1,4 +1,4 @@
-"""``accounts``: what an account has, and how it came to have it."""
+"""``accounts``: what an account has, how it came to have it, and what its calls used."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quota_engine.cli.lazy import command_group
-from quota_engine.cli.opening import Account, QuotaType, opened_engine
+from quota_engine.cli.opening import Account, QuotaType, opened_engine, parse_instant
 from quota_engine.cli.output import JsonFlag, print_json, print_rows
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
+    from quota_engine.recorded import RecordedCall
 
-app = command_group("See what an account has, and each entry that made it so.")
+app = command_group(
+    "See what an account has, each entry that made it so, and what its calls used."
+)
 
 BALANCES = (
     *("quota_type", "balance", "held", "available", "spendable", "debt", "overdraft_limit"),
@@ -27,6 +30,16 @@ HOLDS = ("quota_type", "hold_id", "amount", "expires_at")
 ENTRIES = (
     *("version", "occurred_at", "kind", "amount", "delta", "balance_after", "held_after"),
     *("shortfall", "operation_id", "note"),
+)
+
+CALLS = (
+    *("occurred_at", "quota_type", "provider", "model", "status", "quality", "input_tokens"),
+    *("output_tokens", "amount", "shortfall", "cost", "currency", "latency_ms", "operation_id"),
+    "note",
+)
+SUMS = (
+    *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
+    *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
 )
 
 
@@ -84,6 +97,67 @@ def history(
     for row, entry in zip(rows, entries, strict=True):
         row["note"] = ", ".join(_notes(entry))
     print_rows(rows, ENTRIES, as_json=False, empty=f"{account} has no {quota_type} entries")
+
+
+@app.command()
+def usage(
+    account: Account,
+    *,
+    quota_type: Annotated[str | None, typer.Option("--type", help="Default: every type.")] = None,
+    since: Annotated[str | None, typer.Option(help="Instant, included.")] = None,
+    until: Annotated[str | None, typer.Option(help="Instant, not included.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name, exactly.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Who serves it.")] = None,
+    status: Annotated[
+        str | None, typer.Option(help="success, failed, timeout or cancelled.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only so many, the oldest; 0: all. Sums are of these.")
+    ] = 0,
+    only_sums: Annotated[bool, typer.Option("--sum", help="Only the sums by model.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Show what an account's calls used and cost, oldest first, with sums by model and currency.
+
+    Example: quota-engine accounts usage user:42 --since 2026-01-01T00:00Z --model gpt-4o
+    """
+    from quota_engine.cli.usage_sums import sums_by_model
+
+    with opened_engine() as engine:
+        found = engine.usage(
+            account,
+            quota_type,
+            since=parse_instant(since, name="--since"),
+            until=parse_instant(until, name="--until"),
+            provider=provider,
+            model=model,
+            status=status,
+            limit=limit or None,
+        )
+    sums = sums_by_model(found)
+    if as_json:
+        records = {} if only_sums else {"records": found}
+        print_json({"account": account, **records, "by_model": sums})
+        return
+    if found and not only_sums:
+        print_rows([_call_row(call) for call in found], CALLS, as_json=False)
+        typer.echo("\nby model:")
+    print_rows(sums, SUMS, as_json=False, empty=f"{account} has no usage records")
+
+
+def _call_row(call: RecordedCall) -> dict[str, Any]:
+    usage = call.usage
+    notes = [text for text in (call.unbilled, call.unpriced, call.error) if text]
+    notes += ["anomaly"] if call.anomaly else []
+    notes += ["late"] if call.late else []
+    notes += ["pending"] if call.is_pending else []
+    return {
+        **{name: getattr(call, name, None) for name in CALLS},
+        "input_tokens": None if usage is None else usage.input_tokens,
+        "output_tokens": None if usage is None else usage.output_tokens,
+        "note": ", ".join(notes),
+    }
 
 
 def _notes(entry: Any) -> list[str]:

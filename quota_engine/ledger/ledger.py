@@ -25,6 +25,8 @@ from quota_engine.ledger.connection import answering, open_engine
 from quota_engine.ledger.history import QuotaHead, RecordedEntry
 from quota_engine.ledger.intents import GrantIntent
 from quota_engine.ledger.shards import Deployment, ShardState
+from quota_engine.ledger.usage_records import read_usage
+from quota_engine.recorded import RecordedCall, UsageQuery
 
 PAGE_SIZE = 1_000
 
@@ -134,6 +136,11 @@ class Ledger:
         """Return a quota's entries after a version, oldest first."""
         with self.transaction() as connection:
             return histories.read_history(connection, quota, after_version, limit)
+
+    def usage(self, query: UsageQuery) -> list[RecordedCall]:
+        """Return the usage records that are asked for, oldest first."""
+        with self.transaction() as connection:
+            return read_usage(connection, query)
 
     # -- many quotas
 

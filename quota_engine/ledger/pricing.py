@@ -89,8 +89,13 @@ class PriceTables:
     def read_prices(self, provider: str | None, model: str | None) -> PriceList:
         """Return every version of the prices of a model, a provider, or all, oldest first."""
         with self._ledger.transaction() as connection:
+            known = None
+            if provider is not None and model is not None:
+                known = _find_model(connection, provider, model)
             return PriceList(
-                prices=tuple(_read_prices(connection, provider, model)), read_at=_now(connection)
+                prices=tuple(_read_prices(connection, provider, model)),
+                read_at=_now(connection),
+                is_enabled=known is None or known.is_enabled,
             )
 
     def add_price(self, new: NewPrice, now: datetime | None) -> Price:

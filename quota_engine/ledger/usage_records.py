@@ -14,7 +14,16 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from quota_engine.events import (
+    CHARGES,
+    TELL_USAGE,
+    Event,
+    MalformedEntryError,
+    UnknownFormatError,
+    parse_entry,
+)
 from quota_engine.ledger import tables
+from quota_engine.ledger.incoming import details_of
 from quota_engine.recorded import READERS, RecordedCall, UsageQuery, recorded_call, told_by
 
 #: Escaped backslashes and whole pairs, which are legal; NUL and half characters, which are not.
@@ -79,3 +88,26 @@ def read_usage(connection: Connection, query: UsageQuery) -> list[RecordedCall]:
         wanted = wanted.where(columns.operation_id.in_(query.operation_ids))
     rows = connection.execute(wanted.order_by(columns.at_ms, columns.id).limit(query.limit))
     return [recorded_call(**row._mapping) for row in rows]
+
+
+def pending_call(event: Event) -> RecordedCall | None:
+    """Return the usage record that an entry in an outbox will leave; None if it leaves none."""
+    try:
+        entry = parse_entry(event.entry.decode())
+    except (UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
+        return None
+    details = details_of(entry)
+    if entry.kind not in TELL_USAGE or details.usage is None:
+        return None
+    return recorded_call(
+        details.told,
+        account=entry.name.account,
+        quota_type=entry.name.quota_type,
+        version=entry.version,
+        operation_id=entry.operation_id,
+        amount=entry.amount if entry.kind in CHARGES else 0,
+        shortfall=entry.shortfall,
+        late="late" in entry.flags.split(),
+        at_ms=entry.at_ms,
+        recorded_at=None,
+    )

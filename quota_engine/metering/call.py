@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
@@ -86,7 +87,14 @@ class MeteredCall:
     # -- before
 
     def begin(self) -> Flow[None]:
-        """Hold the estimate. Raises ``QuotaInsufficientError``, or ``PricingNotFoundError``."""
+        """
+        Hold the estimate.
+
+        Raises ``ModelDisabledError``, ``QuotaInsufficientError`` or ``PricingNotFoundError``.
+        """
+        if self._was_named:
+            with suppress(EngineUnavailableError):  # what is to be done then, the price decides
+                yield Ask("check_enabled", (self.provider, self.model))
         self._estimate = yield from self._estimated()
         try:
             cost = yield from self._cost(self.estimated_usage)
@@ -314,7 +322,7 @@ class MeteredCall:
             usage_type=self.plan.usage_type,
             status=status,
             quality=quality,
-            provider=self.provider,
+            provider=self.provider and self.provider.strip().lower(),
             model=self.model,
             cost=None if cost is None else str(cost.amount),
             currency=None if cost is None else cost.currency,
@@ -365,7 +373,7 @@ def checked_metadata(metadata: Any) -> Mapping[str, Any] | None:
     try:
         if isinstance(metadata, Mapping) and len(json.dumps(metadata)) <= METADATA_LENGTH_MAX:
             return metadata
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"metadata must be plain JSON: {error}") from None
     raise InvalidArgumentError(
         f"metadata must be a mapping of at most {METADATA_LENGTH_MAX} characters of JSON"

@@ -11,10 +11,15 @@ from quota_engine.prices.price import Origin, Price
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceList:
-    """Versions of prices, oldest first, as they were recorded at ``read_at``."""
+    """
+    Versions of prices, oldest first, as they were recorded at ``read_at``.
+
+    ``is_enabled``: where one model was asked for, whether new calls may use it.
+    """
 
     prices: tuple[Price, ...]
     read_at: datetime
+    is_enabled: bool = True
 
 
 def in_force(prices: Iterable[Price], at: datetime) -> tuple[Price, ...]:

@@ -7,11 +7,12 @@ Method: prices set by the test, costs computed by hand; both engines on real ser
 from __future__ import annotations
 
 import inspect
+import pickle
 from typing import Any
 
 import pytest
 
-from quota_engine import PricingNotFoundError, QuotaInsufficientError, Usage
+from quota_engine import ModelDisabledError, PricingNotFoundError, QuotaInsufficientError, Usage
 from quota_engine.metering import COUNTERS
 from tests.engines import Engines
 from tests.metered import ACCOUNT, ANSWER, CHARGED, ESTIMATE, ends, fund, records, spent
@@ -137,3 +138,50 @@ async def test_the_models_own_limit_is_held_where_the_request_has_none(call: Eng
     first, second = await records(call)
     assert 5_000 <= first["held"] < 5_050
     assert 50 <= second["held"] < 100
+
+
+@pytest.mark.parametrize("quota_type", ["text_token", "credit"])
+async def test_a_disabled_model_is_refused_before_the_call(call: Engines, quota_type: str) -> None:
+    await fund(call, quota_type, 10_000_000)
+    await set_price(call, "input_token", "2")
+    await set_price(call, "output_token", "8")
+    made: list[str] = []
+
+    async def switch(is_enabled: bool) -> None:
+        result = call.engine.catalog.change_model("openai", "gpt-x", is_enabled=is_enabled)
+        if inspect.isawaitable(result):
+            await result
+
+    @call.engine.requires_quota(quota_type, provider="OpenAI", model="gpt-x", **PLAN)
+    async def function(account: str) -> Any:
+        made.append(account)
+        return ANSWER
+
+    await function(ACCOUNT)
+    await switch(False)
+    with pytest.raises(ModelDisabledError, match="openai/gpt-x is disabled") as refused:
+        await function(ACCOUNT)
+    assert (refused.value.provider, refused.value.model) == ("openai", "gpt-x")
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)
+    assert made == [ACCOUNT]
+    assert len(await records(call)) == 1  # what is refused leaves no record
+    await switch(True)
+    await function(ACCOUNT)
+    assert len(await records(call)) == 2
+
+
+async def test_a_call_under_way_is_settled_although_its_model_is_disabled(call: Engines) -> None:
+    await fund(call)
+    await set_price(call, "input_token", "2")
+    await set_price(call, "output_token", "8")
+
+    @call.engine.requires_quota("text_token", provider="openai", model="gpt-x", **PLAN)
+    async def function(account: str) -> Any:
+        result = call.engine.catalog.change_model("openai", "gpt-x", is_enabled=False)
+        if inspect.isawaitable(result):
+            await result
+        return ANSWER
+
+    await function(ACCOUNT)
+    [record] = await records(call)
+    assert (record["amount"], record["cost"]) == (CHARGED, "0.00048")
