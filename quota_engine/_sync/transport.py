@@ -154,10 +154,12 @@ class Transport:
                 failure = str(error)
             except redis_errors.ResponseError as error:
                 meaning = error_from(str(error))
-                if not isinstance(meaning, FencedError):
-                    raise meaning from error
-                failure = self._reopen_or_say() or str(meaning)
-                if isinstance(command, HydrateQuota):  # what was read is of another epoch
+                failure = str(meaning)
+                if isinstance(meaning, FencedError):
+                    failure = self._reopen_or_say() or failure
+                    if isinstance(command, HydrateQuota):  # what was read is of another epoch
+                        raise meaning from error
+                elif not isinstance(meaning, EngineUnavailableError):
                     raise meaning from error
             except (redis_errors.RedisError, OSError) as error:
                 failure = str(error) or type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 from quota_engine.errors import (
     BackpressureError,
     EngineFault,
+    EngineUnavailableError,
     GrantNotFoundError,
     HoldClosedError,
     HoldNotFoundError,
@@ -51,7 +52,16 @@ BY_CODE: dict[str, type[QuotaError]] = {
     "TOO_MANY_GRANTS": InvalidArgumentError,
 }
 
-_MEANINGS = {
+#: What the server itself answers before a script begins: nothing was written, and it may pass.
+_NOT_NOW = {
+    "BUSY": "Redis is busy with a script that does not end: {}",
+    "MASTERDOWN": "this Redis is a replica that has lost its master: {}",
+    "MISCONF": "Redis cannot write its files, and refuses writes until it can (disk?): {}",
+    "NOREPLICAS": "this master has lost its replicas and refuses writes: {}",
+}
+BY_CODE |= dict.fromkeys(_NOT_NOW, EngineUnavailableError)
+
+_MEANINGS = _NOT_NOW | {
     "GRANT_ENDED": "a grant must end after it starts, and in the future: {}",
     "GRANT_EXISTS": "grant {} exists with other terms",
     "GRANT_NOT_FOUND": "grant {} is not in this quota, or nothing of it is left",
