@@ -24,7 +24,8 @@ The lines, in order::
     subject       the hold or grant it is about, or empty
     flags         words: "late", "part", "used" ...
     terms         grant.issued: priority starts_at expires_at created_at (ms);
-                  hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit
+                  hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
+                  quota.repaired: the cause
     movements     triples: grant id, change of its remaining, change of what holds reserve of it
     details       JSON of the caller: reference, description, source, usage ...
 
@@ -59,6 +60,7 @@ HOLD_EXPIRED = "hold.expired"
 QUOTA_DEBITED = "quota.debited"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
 USAGE_RECORDED = "usage.recorded"
+QUOTA_REPAIRED = "quota.repaired"
 
 KINDS = frozenset(
     {
@@ -74,6 +76,7 @@ KINDS = frozenset(
         QUOTA_DEBITED,
         OVERDRAFT_LIMIT_SET,
         USAGE_RECORDED,
+        QUOTA_REPAIRED,
     }
 )
 

@@ -248,6 +248,12 @@ def _check_recorded(_: QuotaLog, entry: Entry) -> Misfit | None:
     return None
 
 
+def _check_repaired(_: QuotaLog, entry: Entry) -> Misfit | None:
+    if entry.amount or entry.delta or entry.held_delta or entry.movements:
+        return Misfit(Cause.BALANCE, "a repair changes no sum: what was missing has its own entry")
+    return None
+
+
 def _set_limit(log: QuotaLog, entry: Entry) -> None:
     log.overdraft_limit = None if entry.terms == UNLIMITED else int(entry.terms)
 
@@ -270,4 +276,5 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.QUOTA_DEBITED: (_check_debited, _nothing_more),
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
     events.USAGE_RECORDED: (_check_recorded, _nothing_more),
+    events.QUOTA_REPAIRED: (_check_repaired, _nothing_more),
 }

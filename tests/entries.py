@@ -284,6 +284,10 @@ class LogWriter:
         """Tell of a call that charged nothing."""
         return self.write(events.USAGE_RECORDED, operation_id=operation_id, details=details)
 
+    def record_repair(self, operation_id: str, cause: str) -> Written:
+        """Tell of a mend."""
+        return self.write(events.QUOTA_REPAIRED, operation_id=operation_id, terms=cause)
+
     def _take(self, amount: int) -> dict[str, int]:
         taken = {}
         for grant_id, left in self.remaining.items():
@@ -378,6 +382,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.place_hold("h4", 8),
         log.set_limit("limit-2", None),
         log.record_usage("u1", usage),
+        log.record_repair("repair:balance:22", "balance"),
     ]
     return log, written
 

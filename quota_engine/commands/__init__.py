@@ -32,6 +32,7 @@ from quota_engine.commands.quotas import (
     ReadBalance,
     SetOverdraftLimit,
 )
+from quota_engine.commands.repairs import RecordedRepair, RecordRepair
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
 from quota_engine.commands.steps import (
     AwaitDrain,
@@ -82,7 +83,9 @@ __all__ = [
     "ReadBalance",
     "ReadSnapshot",
     "RecordIntent",
+    "RecordRepair",
     "RecordUsage",
+    "RecordedRepair",
     "RecordedUsage",
     "ReleaseHold",
     "ReleasedHold",

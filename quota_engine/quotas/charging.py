@@ -218,3 +218,28 @@ class Charging(Deciding):
             events.USAGE_RECORDED, now_ms, operation_id, fingerprint=fingerprint, details=details
         )
         return answered("RECORDED", entry)
+
+    @all_or_nothing
+    def record_repair(
+        self,
+        now_ms: int,
+        operation_id: str,
+        fingerprint: str,
+        cause: str,
+        *,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Write down that the quota was mended."""
+        if repeated := self._repeated(operation_id, fingerprint):
+            return repeated
+        self._bring_up(now_ms, due_max)
+        entry = self._write(
+            events.QUOTA_REPAIRED,
+            now_ms,
+            operation_id,
+            fingerprint=fingerprint,
+            terms=cause,
+            details=details,
+        )
+        return answered("RECORDED", entry)

@@ -58,10 +58,10 @@ def test_a_batch_is_persisted_once(outbox: OutboxWriter) -> None:
     _, written = whole_life(NAME)
     outbox.send(*written)
     outcome = persist(outbox)
-    assert (outcome.status, outcome.events, outcome.quarantined) == ("persisted", 22, 0)
-    assert (outcome.cursor, outcome.is_more) == (EventId(1, 22), False)
+    assert (outcome.status, outcome.events, outcome.quarantined) == ("persisted", 23, 0)
+    assert (outcome.cursor, outcome.is_more) == (EventId(1, 23), False)
     assert persist(outbox).status == "empty"
-    assert len(outbox.ledger.history(NAME)) == 22
+    assert len(outbox.ledger.history(NAME)) == 23
     assert list(verify(outbox.ledger)) == []
 
 
@@ -75,7 +75,7 @@ def test_the_size_of_a_batch_changes_nothing(
     with Ledger.open(empty_database_url) as whole:
         whole.create_deployment("dep_test", 1)
         outbox.record_opening(whole)
-        assert persist_batch(outbox.client, whole, 0).events == 22
+        assert persist_batch(outbox.client, whole, 0).events == 23
         for table in ("ledger_entries", "quotas", "grants", "holds", "usage_records"):
             assert rows_of(outbox.ledger, table) == rows_of(whole, table)
     assert list(verify(outbox.ledger)) == []

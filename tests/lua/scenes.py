@@ -17,6 +17,7 @@ from quota_engine.commands import (
     HydrateQuota,
     IssueGrant,
     PlaceHold,
+    RecordRepair,
     RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
@@ -45,6 +46,7 @@ WRITING: dict[str, Command[Any]] = {
     "void_grant": VoidGrant(quota=NAME, grant_id="g"),
     "set_overdraft_limit": SetOverdraftLimit(quota=NAME, operation_id="new", overdraft_limit=100),
     "record_usage": RecordUsage(quota=NAME, operation_id="new", details='{"usage":{}}'),
+    "record_repair": RecordRepair(quota=NAME, operation_id="new", cause="held", details="{}"),
     "catch_up": CatchUp(quota=NAME),
 }
 #: Those that a frozen quota refuses.

@@ -10,7 +10,9 @@ import pytest
 from tests.lua.scenes import WRITING, Scene
 from tests.shards import WRITING_ROWS
 
-PASSES = ("capture_hold", "release_hold", "catch_up", "record_usage", "debit_used")
+PASSES = (
+    *("capture_hold", "release_hold", "catch_up", "record_usage", "record_repair", "debit_used"),
+)
 
 
 @pytest.fixture

@@ -121,6 +121,8 @@ def altered(command: Any) -> Command[Any]:
         return replace(command, terms=replace(command.terms, priority=7))
     if hasattr(command, "overdraft_limit"):
         return replace(command, overdraft_limit=None)
+    if hasattr(command, "cause"):
+        return replace(command, cause="chain")
     return replace(command, details='{"reference":"other"}')
 
 

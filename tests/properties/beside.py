@@ -16,6 +16,7 @@ from quota_engine.commands import (
     ExtendHold,
     IssueGrant,
     PlaceHold,
+    RecordRepair,
     RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
@@ -92,5 +93,9 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
         case RecordUsage(operation_id=operation_id):
             return quota.record_usage(
                 now_ms, operation_id, print_, details=command.details, **options
+            )
+        case RecordRepair(operation_id=operation_id, cause=cause):
+            return quota.record_repair(
+                now_ms, operation_id, print_, cause, details=command.details, **options
             )
     raise TypeError(f"the model has no {command.script}")

@@ -43,6 +43,7 @@ EXPECTED_ROWS = {
     "issue_grant": {"ISSUED", "REPLAYED", "IDEMPOTENCY_CONFLICT", "QUOTA_FROZEN", "GRANT_ENDED"},
     "place_hold": {"PLACED", "REPLAYED", "DENIED", "IDEMPOTENCY_CONFLICT"},
     "read_balance": {"BALANCE"},
+    "record_repair": {"RECORDED"},
     "record_usage": {"RECORDED", "REPLAYED"},
     "release_hold": {"RELEASED", "REPLAYED", "CLOSED", "HOLD_NOT_FOUND"},
     "set_overdraft_limit": {"LIMITED", "REPLAYED", "IDEMPOTENCY_CONFLICT"},

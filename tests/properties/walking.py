@@ -31,6 +31,7 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReadBalance,
+    RecordRepair,
     RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
@@ -64,6 +65,8 @@ def altered(command: Command[Any]) -> Command[Any]:
             return replace(command, overdraft_limit=7)
         case RecordUsage():
             return replace(command, details="{}")
+        case RecordRepair():
+            return replace(command, cause="chain")
         case CaptureHold() | Debit() | PlaceHold() | ExtendHold():
             return replace(command, amount=command.amount + 1)
     return command
@@ -215,6 +218,12 @@ class Rules(RuleBasedStateMachine):
         record = RecordUsage(quota=NAME, operation_id=self.fresh("u"), details=text)
         self.both(record, due_max)
 
+    @rule(text=details, due_max=due_maxes)
+    def record_repair(self, text: str, due_max: int) -> None:
+        operation_id = self.fresh("m")
+        repair = RecordRepair(quota=NAME, operation_id=operation_id, cause="held", details=text)
+        self.both(repair, due_max)
+
     @rule(limit=st.sampled_from([0, 50, 300, None]))
     def set_overdraft_limit(self, limit: int | None) -> None:
         operation_id = self.fresh("o")
@@ -255,7 +264,7 @@ class Rules(RuleBasedStateMachine):
         amount, due_max = chance.randint(1, 80), chance.choice([1, 32, 32, 32])
         soon = chance.choice([1000, 2000, 3000, 5000])
         starts, ends = (
-            chance.choice([None, None, 0, 2000]),
+            chance.choice([None, None, 0, 2000, 4000]),
             chance.choice([None, 3000, 3000, 9000]),
         )
         is_odd = chance.random() < 0.5
@@ -271,7 +280,7 @@ class Rules(RuleBasedStateMachine):
             (3, lambda: self.send_again(chance.randint(1, 8), is_odd)),
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),
             (1, lambda: self.catch_up(due_max)),
-            (1, lambda: self.record_usage("", due_max)),
+            (1, lambda: (self.record_repair if is_odd else self.record_usage)("", due_max)),
             (1, lambda: self.read_balance(due_max)),
             (1, lambda: self.load_anew(is_odd and place == 0, place < 3)),
             (

@@ -1,0 +1,72 @@
+#!lua flags=allow-oom
+--[[
+record_repair: write down that a quota was mended, by whom and why.
+
+No sum changes: charges and grants that were applied again are entries of their own. Frozen quotas take
+it too.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch         the epoch the caller knows
+   2 quota_name    <account>|<quota type>
+   3 now_ms        milliseconds, or "" for the server clock
+   4 horizon_ms    milliseconds an operation is remembered
+   5 due_max       changes that may be applied on the way
+   6 operation_id  the repair's id: a mend is written down once
+   7 fingerprint   hash of the operation's arguments
+   8 cause         what was wrong, one of the known causes
+   9 details       JSON: actor, reason, what Redis and the ledger said, what was done
+
+RETURNS
+  RECORDED  fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+
+ERRORS                          (in the order they are checked)
+  FENCED                another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
+  CATCH_UP              more than due_max changes are due: run catch_up, then retry
+]]
+--- @include "lib/entries"
+--- @include "lib/operations"
+--- @include "lib/quotas"
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
+local operation_id, fingerprint, cause, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, operation_id)
+if remembered then
+  return operations.replay(state, operation_id, fingerprint, remembered)
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local answer = entries.add(state, "quota.repaired", {
+  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
+  amount = 0, terms = cause, details = details,
+})
+operations.remember(state, operation_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("RECORDED", answer)
