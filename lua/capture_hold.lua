@@ -40,6 +40,7 @@ RETURNS
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
@@ -75,9 +76,9 @@ if refused then
 end
 local hold = holds.get(state, hold_id)
 local is_late = not hold
-if is_late and is_known ~= "1" and not operations.recall(state, hold_id)
-    and not operations.recall(state, hold_id .. ":release")
-    and not operations.recall(state, hold_id .. ":expire") then
+if is_late and is_known ~= "1" and not operations.happened(state, hold_id)
+    and not operations.happened(state, hold_id .. ":release")
+    and not operations.happened(state, hold_id .. ":expire") then
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 

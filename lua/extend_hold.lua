@@ -35,6 +35,7 @@ RETURNS
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_CLOSED           captured, released or expired within the horizon
@@ -76,7 +77,7 @@ if refused then
 end
 local hold = holds.get(state, hold_id)
 if not hold then
-  if operations.recall(state, hold_id) or operations.recall(state, hold_id .. ":expire") then
+  if operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":expire") then
     return redis.error_reply("HOLD_CLOSED " .. hold_id)
   end
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)

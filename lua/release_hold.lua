@@ -34,6 +34,7 @@ RETURNS
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
@@ -68,8 +69,8 @@ if refused then
 end
 local hold = holds.get(state, hold_id)
 if not hold then
-  if operations.recall(state, hold_id) or operations.recall(state, hold_id .. ":capture")
-      or operations.recall(state, hold_id .. ":expire") then
+  if operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":capture")
+      or operations.happened(state, hold_id .. ":expire") then
     return { "CLOSED" }
   end
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)

@@ -8,7 +8,7 @@ from datetime import datetime
 from quota_engine.amounts import AMOUNT_MAX, checked_amount
 from quota_engine.commands import GrantTerms
 from quota_engine.errors import InvalidArgumentError
-from quota_engine.ids import checked_account, checked_quota_type
+from quota_engine.ids import checked_account, checked_id, checked_quota_type
 from quota_engine.instants import NEVER_MS, to_ms
 from quota_engine.keys import QuotaName
 from quota_engine.settings import Settings
@@ -16,6 +16,11 @@ from quota_engine.settings import Settings
 TTL_MAX_SECONDS = 86_400
 PRIORITY_MAX = 1_000_000
 TEXT_LENGTH_MAX = 2_000
+
+#: How the ids end that the engine makes of a hold's or grant's: of what somebody asks for, and of
+#: what the clock does.
+DERIVED_ENDINGS = (":capture", ":release", ":void")
+CLOCK_ENDINGS = (":expire", ":start")
 
 GRANT_SOURCES = (
     "membership",
@@ -65,6 +70,26 @@ def checked_text(text: object, *, name: str) -> str | None:
     if "\x00" in text:
         raise InvalidArgumentError(f"{name} must not hold a NUL character")
     return text
+
+
+def checked_cancellable(operation_id: object) -> str:
+    """
+    Return the id of an operation that may be cancelled, those of a hold's ends included.
+
+    What the clock does by itself comes whatever anybody says.
+    """
+    if not isinstance(operation_id, str):
+        return checked_id(operation_id, name="operation id")
+    for ending in CLOCK_ENDINGS:
+        if operation_id.endswith(ending):
+            raise InvalidArgumentError(
+                f"the clock does what ends with {ending}: {operation_id!r:.160} is not to cancel"
+            )
+    for ending in DERIVED_ENDINGS:
+        if operation_id.endswith(ending):
+            checked_id(operation_id.removesuffix(ending), name="operation id")
+            return operation_id
+    return checked_id(operation_id, name="operation id")
 
 
 def checked_overdraft_limit(limit: object) -> int | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from quota_engine.commands import HoldFate, IntentFate, IssueGrant, Snapshot
+from quota_engine.commands import HoldFate, IntentFate, IssueGrant, OperationFate, Snapshot
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
@@ -62,6 +62,7 @@ class Backing(Protocol):
 
     def read_snapshot(self, quota: QuotaName) -> Snapshot: ...
     def find_hold(self, quota: QuotaName, hold_id: str) -> HoldFate: ...
+    def find_operation(self, quota: QuotaName, operation_id: str) -> OperationFate: ...
     def record_intent(self, command: IssueGrant) -> IntentFate: ...
     def withdraw_intent(self, quota: QuotaName, grant_id: str) -> None: ...
     def persist(self, quota: QuotaName) -> None:

@@ -16,7 +16,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quota_engine.commands import FreezeQuota, HoldFate, IntentFate, IssueGrant, Snapshot
+from quota_engine.commands import (
+    FreezeQuota,
+    HoldFate,
+    IntentFate,
+    IssueGrant,
+    OperationFate,
+    Snapshot,
+)
 from quota_engine.embedded import ensure_servers
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.events import parse_entry
@@ -111,6 +118,10 @@ class Deployment:
     def find_hold(self, quota: QuotaName, hold_id: str) -> HoldFate:
         """Return what became of a hold."""
         return self.ledger.find_hold(quota, hold_id)
+
+    def find_operation(self, quota: QuotaName, operation_id: str) -> OperationFate:
+        """Return what the ledger knows of an operation, and up to which version it knows."""
+        return self.ledger.find_fate(quota, operation_id)
 
     def record_intent(self, command: IssueGrant) -> IntentFate:
         """Promise a grant; tell whether that is new, and how it was kept if it was."""

@@ -9,6 +9,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x HoldNotFoundError         never placed
   x HoldClosedError           captured, released or expired; it cannot be extended any more
   x IdempotencyConflictError  the same operation id came back with other arguments
+  x OperationCancelledError   it was cancelled before it came; it will never happen
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -78,6 +79,10 @@ class HoldClosedError(QuotaError):
 
 class IdempotencyConflictError(QuotaError):
     """The same operation id was used before with other arguments. Nothing was changed."""
+
+
+class OperationCancelledError(QuotaError):
+    """The operation was cancelled before it came: it has not happened, and never will."""
 
 
 class PricingNotFoundError(QuotaError):

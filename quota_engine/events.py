@@ -13,7 +13,8 @@ The lines, in order::
     version       1, 2, 3 ... of this quota, no gaps
     at_ms         the instant of the decision
     operation_id  unique per quota
-    fingerprint   hash of the operation's arguments; empty where the engine itself acted
+    fingerprint   hash of the operation's arguments; empty where the engine itself acted;
+                  "cancelled" where an operation was cancelled before it happened
     amount        units: issued, held (the total), captured, debited, expired ...
     delta         change of the balance
     held_delta    change of held
@@ -47,6 +48,8 @@ GENESIS = "0" * 40
 #: ``expires_at`` of what never ends, and a limit that is none.
 NEVER_MS = AMOUNT_MAX
 UNLIMITED = "unlimited"
+#: What stands for the fingerprint of an operation that was cancelled before it happened.
+CANCELLED = "cancelled"
 
 GRANT_ISSUED = "grant.issued"
 GRANT_STARTED = "grant.started"
@@ -61,6 +64,7 @@ QUOTA_DEBITED = "quota.debited"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
 USAGE_RECORDED = "usage.recorded"
 QUOTA_REPAIRED = "quota.repaired"
+OPERATION_CANCELLED = "operation.cancelled"
 
 KINDS = frozenset(
     {
@@ -77,6 +81,7 @@ KINDS = frozenset(
         OVERDRAFT_LIMIT_SET,
         USAGE_RECORDED,
         QUOTA_REPAIRED,
+        OPERATION_CANCELLED,
     }
 )
 

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 from quota_engine.commands import (
     AwaitDrain,
+    CancelledOperation,
+    CancelOperation,
     CapturedHold,
     CaptureHold,
     CatchUp,
@@ -21,12 +23,15 @@ from quota_engine.commands import (
     ExtendedHold,
     ExtendHold,
     FindHold,
+    FindOperation,
     Flow,
     HoldFate,
     HydrateQuota,
     IntentFate,
     IssuedGrant,
     IssueGrant,
+    NotRemembered,
+    OperationFate,
     PersistTail,
     ReadBalance,
     ReadSnapshot,
@@ -39,12 +44,15 @@ from quota_engine.commands import (
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
 from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
 from quota_engine.errors import (
+    EngineFault,
     HoldClosedError,
     HoldNotFoundError,
     IdempotencyConflictError,
     InvalidArgumentError,
+    OperationCancelledError,
     QuotaFrozenError,
 )
+from quota_engine.events import CANCELLED
 from quota_engine.keys import QuotaName
 
 T = TypeVar("T")
@@ -103,10 +111,12 @@ def captured(command: CaptureHold) -> Flow[CapturedHold]:
     try:
         return (yield from settled(command))
     except HoldNotFoundError:
-        fate = yield from fate_of(command.quota, command.hold_id)
+        fate = yield from fate_of(command.quota, command.hold_id, with_capture=command.is_final)
         if not fate.was_placed:
             raise
     if command.is_final and fate.capture is not None:
+        if fate.capture.fingerprint == CANCELLED:
+            raise OperationCancelledError(f"the capture of {command.hold_id} was cancelled")
         if fate.capture.fingerprint != command.fingerprint:
             raise IdempotencyConflictError(
                 f"hold {command.hold_id} was captured before with other arguments"
@@ -139,14 +149,49 @@ def extended(command: ExtendHold) -> Flow[ExtendedHold]:
         ) from error
 
 
-def fate_of(quota: QuotaName, hold_id: str) -> Flow[HoldFate]:
-    """Ask the ledger about a hold; "never placed" counts once it knows all that Redis knows."""
+def fate_of(quota: QuotaName, hold_id: str, *, with_capture: bool = False) -> Flow[HoldFate]:
+    """
+    Ask the ledger about a hold; "never placed" counts once it knows all that Redis knows.
+
+    So does "never captured", unless the quota is frozen: then the ledger waits for somebody.
+    """
     known = yield from settled(ReadBalance(quota=quota, with_grants=False))
+    is_enough = not with_capture or known.frozen
     while True:
         fate: HoldFate = yield FindHold(quota, hold_id)
-        if fate.was_placed or fate.version >= known.version:
+        is_told = fate.was_placed and (is_enough or fate.capture is not None)
+        if is_told or fate.version >= known.version:
             return fate
         yield AwaitDrain(quota)
+
+
+def cancelled(command: CancelOperation) -> Flow[CancelledOperation]:
+    """
+    Tell what became of an operation; cancel it if neither Redis nor the ledger knows it.
+
+    What Redis had forgotten when it was first asked is in the ledger once that knows the quota up
+    to the same version; what comes later, Redis remembers until the second question.
+    """
+    version = None
+    while True:
+        found = yield from settled(command)
+        if isinstance(found, CancelledOperation):
+            return found
+        # a new epoch may have begun, and what the ledger will never know with it
+        version = found.version if version is None else min(version, found.version)
+        fate: OperationFate = yield FindOperation(command.quota, command.operation_id)
+        if fate.answer is not None or fate.version >= version:
+            break
+        yield AwaitDrain(command.quota)
+    if fate.answer is not None:
+        return command.told(fate.answer, replayed=fate.answer.fingerprint == CANCELLED)
+    cancelled = yield from settled(replace(command, is_absent=True))
+    if isinstance(cancelled, NotRemembered):
+        raise EngineFault(f"operation {command.operation_id} was not cancelled")
+    # a grant that was promised and never issued is promised no more
+    if not cancelled.was_applied:
+        yield WithdrawIntent(command.quota, command.operation_id)
+    return cancelled
 
 
 def issued(command: IssueGrant) -> Flow[IssuedGrant]:
@@ -164,6 +209,6 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
         return command.issued(intent.applied, replayed=True)
     try:
         return (yield from settled(command))
-    except (InvalidArgumentError, QuotaFrozenError):
+    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
         yield WithdrawIntent(command.quota, command.grant_id)
         raise

@@ -27,7 +27,7 @@ from quota_engine.chain import (
     Misfit,
     QuotaLog,
 )
-from quota_engine.events import UNLIMITED, Entry
+from quota_engine.events import CANCELLED, UNLIMITED, Entry
 
 
 def misfit(log: QuotaLog, entry: Entry, text: str, chain: str) -> Misfit | None:
@@ -254,6 +254,14 @@ def _check_repaired(_: QuotaLog, entry: Entry) -> Misfit | None:
     return None
 
 
+def _check_cancelled(_: QuotaLog, entry: Entry) -> Misfit | None:
+    if entry.fingerprint != CANCELLED:
+        return Misfit(Cause.TERMS, f"not the mark of a cancelled one: {entry.fingerprint!r}")
+    if entry.amount or entry.delta or entry.held_delta or entry.movements:
+        return Misfit(Cause.BALANCE, "what was cancelled changes no sum")
+    return None
+
+
 def _set_limit(log: QuotaLog, entry: Entry) -> None:
     log.overdraft_limit = None if entry.terms == UNLIMITED else int(entry.terms)
 
@@ -277,4 +285,5 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
     events.USAGE_RECORDED: (_check_recorded, _nothing_more),
     events.QUOTA_REPAIRED: (_check_repaired, _nothing_more),
+    events.OPERATION_CANCELLED: (_check_cancelled, _nothing_more),
 }

@@ -288,6 +288,10 @@ class LogWriter:
         """Tell of a mend."""
         return self.write(events.QUOTA_REPAIRED, operation_id=operation_id, terms=cause)
 
+    def cancel(self, operation_id: str) -> Written:
+        lines = {"operation_id": operation_id, "fingerprint": events.CANCELLED}
+        return self.write(events.OPERATION_CANCELLED, **lines)
+
     def _take(self, amount: int) -> dict[str, int]:
         taken = {}
         for grant_id, left in self.remaining.items():
@@ -383,6 +387,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.set_limit("limit-2", None),
         log.record_usage("u1", usage),
         log.record_repair("repair:balance:22", "balance"),
+        log.cancel("d2"),
     ]
     return log, written
 

@@ -29,6 +29,7 @@ HORIZON_MS = 900_000
 WRITING_ROWS = frozenset(
     {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED"}
     | {"RECORDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED", "NOTED"}
+    | {"CANCELLED"}
 )
 READ_ONLY = frozenset({"read_balance", "snapshot_quota"})
 

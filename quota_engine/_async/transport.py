@@ -21,6 +21,7 @@ from quota_engine.commands import (
     Command,
     Context,
     FindHold,
+    FindOperation,
     Flow,
     HydrateQuota,
     PersistTail,
@@ -122,6 +123,8 @@ class AsyncTransport:
                 return await in_thread(backing.read_snapshot, quota)
             case FindHold(quota, hold_id):
                 return await in_thread(backing.find_hold, quota, hold_id)
+            case FindOperation(quota, operation_id):
+                return await in_thread(backing.find_operation, quota, operation_id)
             case RecordIntent(command):
                 return await in_thread(backing.record_intent, command)
             case WithdrawIntent(quota, grant_id):

@@ -12,11 +12,14 @@ from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
+    checked_cancellable,
     checked_text,
     checked_ttl_ms,
 )
 from quota_engine.commands import (
     Balance,
+    CancelledOperation,
+    CancelOperation,
     CapturedHold,
     CaptureHold,
     Debit,
@@ -219,6 +222,32 @@ class Calls(Granting, Books):
             details=details_text(details),
         )
         return self._transport.drive(flows.settled(command))
+
+    def cancel(
+        self,
+        account: str,
+        quota_type: str,
+        operation_id: str,
+        *,
+        reference: str | None = None,
+    ) -> CancelledOperation:
+        """
+        Learn what became of an operation, or see to it that it never happens: for callers who got
+        no answer.
+
+        One that has happened stays as it is, and its numbers come back: a hold that was placed is
+        not released, a debit not given back. One that has not is cancelled: when it arrives later
+        it raises ``OperationCancelledError`` and has no effect. Of a hold's ends the ids are
+        ``<hold>:capture`` and ``<hold>:release``, of a grant's void ``<grant>:void``. Cancelling
+        again is replayed. Works on frozen quotas too. Reads PostgreSQL unless Redis remembers the
+        operation.
+        """
+        command = CancelOperation(
+            quota=self._quota(account, quota_type),
+            operation_id=checked_cancellable(operation_id),
+            details=details_text({"reference": checked_text(reference, name="reference")}),
+        )
+        return self._transport.drive(flows.cancelled(command))
 
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> HoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""

@@ -21,6 +21,7 @@ from quota_engine.commands import (
     Command,
     Context,
     FindHold,
+    FindOperation,
     Flow,
     HydrateQuota,
     PersistTail,
@@ -122,6 +123,8 @@ class Transport:
                 return in_place(backing.read_snapshot, quota)
             case FindHold(quota, hold_id):
                 return in_place(backing.find_hold, quota, hold_id)
+            case FindOperation(quota, operation_id):
+                return in_place(backing.find_operation, quota, operation_id)
             case RecordIntent(command):
                 return in_place(backing.record_intent, command)
             case WithdrawIntent(quota, grant_id):

@@ -19,6 +19,11 @@ from quota_engine.commands.holds import (
     ReleaseHold,
 )
 from quota_engine.commands.loading import FreezeQuota, HydrateQuota, UnloadQuota
+from quota_engine.commands.operations import (
+    CancelledOperation,
+    CancelOperation,
+    NotRemembered,
+)
 from quota_engine.commands.quotas import (
     Allocation,
     Balance,
@@ -37,9 +42,11 @@ from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Sn
 from quota_engine.commands.steps import (
     AwaitDrain,
     FindHold,
+    FindOperation,
     Flow,
     HoldFate,
     IntentFate,
+    OperationFate,
     PersistTail,
     ReadSnapshot,
     RecordIntent,
@@ -52,6 +59,8 @@ __all__ = [
     "Allocation",
     "AwaitDrain",
     "Balance",
+    "CancelOperation",
+    "CancelledOperation",
     "CaptureHold",
     "CapturedHold",
     "CatchUp",
@@ -64,6 +73,7 @@ __all__ = [
     "ExtendHold",
     "ExtendedHold",
     "FindHold",
+    "FindOperation",
     "Flow",
     "FreezeQuota",
     "Grant",
@@ -75,7 +85,9 @@ __all__ = [
     "IntentFate",
     "IssueGrant",
     "IssuedGrant",
+    "NotRemembered",
     "Operation",
+    "OperationFate",
     "OverdraftLimit",
     "PersistTail",
     "PlaceHold",

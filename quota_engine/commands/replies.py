@@ -16,6 +16,7 @@ from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
     InvalidArgumentError,
+    OperationCancelledError,
     QuotaError,
     QuotaFrozenError,
 )
@@ -47,6 +48,7 @@ BY_CODE: dict[str, type[QuotaError]] = {
     "HOLD_SHRINKS": InvalidAmountError,
     "IDEMPOTENCY_CONFLICT": IdempotencyConflictError,
     "OOM": BackpressureError,
+    "OPERATION_CANCELLED": OperationCancelledError,
     "QUOTA_FROZEN": QuotaFrozenError,
     "QUOTA_NOT_LOADED": QuotaNotLoadedError,
     "TOO_MANY_GRANTS": InvalidArgumentError,
@@ -70,6 +72,7 @@ _MEANINGS = _NOT_NOW | {
     "HOLD_SHRINKS": "an extended hold can only grow: {}",
     "IDEMPOTENCY_CONFLICT": "operation id {} was used before with other arguments",
     "OOM": "Redis is full: new holds, debits and grants wait until the workers have drained ({})",
+    "OPERATION_CANCELLED": "operation {} was cancelled before it came",
     "QUOTA_FROZEN": "the quota is frozen until its log is mended: {}",
 }
 

@@ -45,6 +45,22 @@ class HoldFate:
 
 
 @dataclass(frozen=True, slots=True)
+class FindOperation:
+    """Ask the ledger whether it knows an operation. Answer: ``OperationFate``."""
+
+    quota: QuotaName
+    operation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OperationFate:
+    """What the ledger knew of an operation when it knew the quota up to ``version``."""
+
+    version: int
+    answer: Operation | None
+
+
+@dataclass(frozen=True, slots=True)
 class AwaitDrain:
     """Wait until more of this quota's entries may have been persisted."""
 
@@ -86,6 +102,7 @@ Step: TypeAlias = (
     Command[Any]
     | ReadSnapshot
     | FindHold
+    | FindOperation
     | AwaitDrain
     | PersistTail
     | RecordIntent

@@ -20,6 +20,7 @@ from quota_engine.errors import (
     EngineUnavailableError,
     IdempotencyConflictError,
     InvalidArgumentError,
+    OperationCancelledError,
     QuotaError,
 )
 from quota_engine.jobs.deployed import Deployed
@@ -72,6 +73,9 @@ def apply_intents(deployment: Deployed, transport: Transport, older_than: timede
                 "grant %s of %d to %s was promised and cannot be issued: %s",
                 *(intent.grant_id, intent.terms.amount, intent.quota, error),
             )
+            deployment.withdraw_intent(intent.quota, intent.grant_id)
+        except OperationCancelledError:
+            log.info("grant %s to %s was cancelled", intent.grant_id, intent.quota)
             deployment.withdraw_intent(intent.quota, intent.grant_id)
         except QuotaError as error:
             kept.wait += 1

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 
 from quota_engine.commands.grants import GrantTerms
 from quota_engine.commands.snapshots import Operation, Snapshot
-from quota_engine.commands.steps import HoldFate
+from quota_engine.commands.steps import HoldFate, OperationFate
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import history as histories
@@ -129,6 +129,11 @@ class Ledger:
         """Return what an operation was answered, or None if the ledger has never seen it."""
         with self.transaction() as connection:
             return snapshots.find_operation(connection, quota, operation_id)
+
+    def find_fate(self, quota: QuotaName, operation_id: str) -> OperationFate:
+        """Return what an operation was answered, and up to which version the ledger knows."""
+        with self.transaction() as connection:
+            return snapshots.find_fate(connection, quota, operation_id)
 
     def history(
         self, quota: QuotaName, after_version: int = 0, limit: int | None = None

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
-from quota_engine.commands.steps import HoldFate
+from quota_engine.commands.steps import HoldFate, OperationFate
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import parse_movements
 from quota_engine.keys import QuotaName
@@ -77,6 +77,17 @@ WHERE e.account = :account AND e.quota_type = :quota_type AND e.operation_id = :
     AND e.duplicate_of IS NULL
 """)
 
+_FIND_FATE = text(f"""
+SELECT
+    (
+        SELECT q.version FROM quotas q WHERE q.account = :account AND q.quota_type = :quota_type
+    ) AS head,
+    {_OPERATION}
+FROM (SELECT) AS one_row
+LEFT JOIN ledger_entries e ON e.account = :account AND e.quota_type = :quota_type
+    AND e.operation_id = :operation_id AND e.duplicate_of IS NULL
+""")
+
 _FIND_HOLD = text(f"""
 SELECT
     (
@@ -128,6 +139,13 @@ def find_operation(
         _FIND_OPERATION, {**_named(quota), "operation_id": operation_id}
     ).one_or_none()
     return None if row is None else _operation(row)
+
+
+def find_fate(connection: Connection, quota: QuotaName, operation_id: str) -> OperationFate:
+    """Return what an operation was answered, and the quota's head, as of one instant."""
+    asked = {**_named(quota), "operation_id": operation_id}
+    head, *answer = connection.execute(_FIND_FATE, asked).one()
+    return OperationFate(head or 0, None if answer[0] is None else _operation(answer))
 
 
 def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFate:

@@ -62,7 +62,7 @@ class Charging(Deciding):
         self._bring_up(now_ms, due_max)
         hold = self.holds.get(hold_id)
         if hold is None:
-            was_open = hold_id in self.operations or f"{hold_id}:expire" in self.operations
+            was_open = self._happened(hold_id, f"{hold_id}:expire")
             raise Refused("HOLD_CLOSED" if was_open else "HOLD_NOT_FOUND")
         growth = 0 if repeated or not amount else amount - hold.amount
         if growth < 0:
@@ -107,7 +107,7 @@ class Charging(Deciding):
         self._bring_up(now_ms, due_max)
         hold = self.holds.get(hold_id)
         traces = (hold_id, f"{hold_id}:release", f"{hold_id}:expire")
-        if hold is None and not is_known and not self.operations.keys() & {*traces}:
+        if hold is None and not is_known and not self._happened(*traces):
             raise Refused("HOLD_NOT_FOUND")
         rest, flags = amount, "late"
         if hold is not None:
@@ -150,8 +150,7 @@ class Charging(Deciding):
         self._bring_up(now_ms, due_max)
         hold = self.holds.get(hold_id)
         if hold is None:
-            traces = {hold_id, f"{hold_id}:capture", f"{hold_id}:expire"}
-            if self.operations.keys() & traces:
+            if self._happened(hold_id, f"{hold_id}:capture", f"{hold_id}:expire"):
                 raise Refused("CLOSED")
             raise Refused("HOLD_NOT_FOUND")
         self._give_up_ended(hold, 0, now_ms)
@@ -243,3 +242,30 @@ class Charging(Deciding):
             details=details,
         )
         return answered("RECORDED", entry)
+
+    @all_or_nothing
+    def cancel_operation(
+        self,
+        now_ms: int,
+        operation_id: str,
+        *,
+        is_absent: bool = True,
+        details: str = "",
+        due_max: int = DUE_MAX,
+    ) -> Answer:
+        """Tell what an operation was answered, or see to it that it never happens."""
+        entry = self.operations.get(operation_id)
+        if entry is not None:
+            is_tombstone = entry.kind == events.OPERATION_CANCELLED
+            return answered("REPLAYED" if is_tombstone else "APPLIED", entry)
+        if not is_absent:
+            return ("ABSENT", str(self.version))
+        self._bring_up(now_ms, due_max)
+        entry = self._write(
+            events.OPERATION_CANCELLED,
+            now_ms,
+            operation_id,
+            fingerprint=events.CANCELLED,
+            details=details,
+        )
+        return answered("CANCELLED", entry)

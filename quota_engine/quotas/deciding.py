@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
+from quota_engine import events
 from quota_engine.quotas.log import Answer, QuotaLog, answered
 from quota_engine.quotas.parts import Refused
 
@@ -39,9 +40,16 @@ class Deciding(QuotaLog):
         entry = self.operations.get(operation_id)
         if entry is None:
             return None
+        if entry.kind == events.OPERATION_CANCELLED:
+            raise Refused("OPERATION_CANCELLED")
         if entry.fingerprint != fingerprint:
             raise Refused("IDEMPOTENCY_CONFLICT")
         return answered("REPLAYED", entry)
+
+    def _happened(self, *operation_ids: str) -> bool:
+        """Return whether any of these is remembered to have happened."""
+        found = (self.operations.get(operation_id) for operation_id in operation_ids)
+        return any(entry and entry.kind != events.OPERATION_CANCELLED for entry in found)
 
     def _refuse_if_frozen(self) -> None:
         if self.frozen:

@@ -114,3 +114,15 @@ def test_a_hold_forgotten_by_redis_is_charged_late_and_once(
     again = engine.capture_hold(hold, 70)
     assert (again.late, again.replayed) == (True, True)
     assert engine.read_balance(NAME.account, NAME.quota_type).balance == 1_430
+
+
+def test_a_capture_that_waits_to_be_persisted_is_not_charged_again(
+    engine: QuotaEngine, redis_url: str
+) -> None:
+    hold = engine.place_hold(NAME.account, NAME.quota_type, 100)
+    engine.drain()
+    first = engine.capture_hold(hold, 70)
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(SHARD.ops0(str(NAME)), SHARD.ops1(str(NAME)))
+    again = engine.capture_hold(hold, 70)
+    assert (again.replayed, again.version) == (True, first.version)

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from quota_engine.commands import (
+    CancelOperation,
     CaptureHold,
     CatchUp,
     Command,
@@ -50,7 +51,7 @@ class Chance:
         self.now_ms += self.random.randint(0, 2_000)
         makers: list[Maker] = [
             *(self.issue, self.place, self.place, self.debit, self.extend, self.extend),
-            *(self.capture, self.capture_part, self.release, self.void, self.limit),
+            *(self.capture, self.capture_part, self.release, self.void, self.limit, self.cancel),
         ]
         return self.random.choice(makers)()
 
@@ -71,6 +72,14 @@ class Chance:
     def void(self) -> Command[object]:
         name = self.random.choice(self.names)
         return VoidGrant(quota=name, grant_id=f"g{self.units(self.step)}")
+
+    def cancel(self) -> Command[object]:
+        letter, number = self.random.choice("dlp"), self.step + self.random.randint(-2, 2)
+        return CancelOperation(
+            quota=self.random.choice(self.names),
+            operation_id=f"{letter}{number}",
+            is_absent=True,
+        )
 
     def limit(self) -> Command[object]:
         return SetOverdraftLimit(

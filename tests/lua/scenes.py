@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from quota_engine.commands import (
+    CancelOperation,
     CaptureHold,
     CatchUp,
     Command,
@@ -47,6 +48,7 @@ WRITING: dict[str, Command[Any]] = {
     "set_overdraft_limit": SetOverdraftLimit(quota=NAME, operation_id="new", overdraft_limit=100),
     "record_usage": RecordUsage(quota=NAME, operation_id="new", details='{"usage":{}}'),
     "record_repair": RecordRepair(quota=NAME, operation_id="new", cause="held", details="{}"),
+    "cancel_operation": CancelOperation(quota=NAME, operation_id="new", is_absent=True),
     "catch_up": CatchUp(quota=NAME),
 }
 #: Those that a frozen quota refuses.
@@ -128,6 +130,10 @@ class Scene(Shard):
 
     def limit(self, limit: int | None, operation_id: str = "limit") -> Raw:
         command = SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit)
+        return self.call(command)
+
+    def cancel(self, operation_id: str, *, absent: bool = True) -> Raw:
+        command = CancelOperation(quota=NAME, operation_id=operation_id, is_absent=absent)
         return self.call(command)
 
     def freeze(self, reason: str = "in doubt") -> Raw:

@@ -12,6 +12,7 @@ from tests.shards import WRITING_ROWS
 
 PASSES = (
     *("capture_hold", "release_hold", "catch_up", "record_usage", "record_repair", "debit_used"),
+    "cancel_operation",
 )
 
 

@@ -16,6 +16,8 @@ from tests.shards import EPOCH, NOON_MS, WRITING_ROWS
 every_script = pytest.mark.parametrize("script", sorted(WRITING))
 repeatable = pytest.mark.parametrize("script", REPEATABLE)
 MOST = 2**53 - 1
+#: Those whose operation is the same whatever else they say.
+UNALTERABLE = {"release_hold", "cancel_operation"}
 
 
 @pytest.fixture
@@ -126,11 +128,24 @@ def altered(command: Any) -> Command[Any]:
     return replace(command, details='{"reference":"other"}')
 
 
-@pytest.mark.parametrize("script", sorted(set(REPEATABLE) - {"release_hold"}))
+@pytest.mark.parametrize("script", sorted(set(REPEATABLE) - UNALTERABLE))
 def test_a_repeat_with_other_arguments_conflicts(scene: Scene, script: str) -> None:
     scene.funded()
     scene.run(script)
     assert scene.call(altered(WRITING[script])) == ["IDEMPOTENCY_CONFLICT"]
+
+
+@pytest.mark.parametrize("script", sorted(set(REPEATABLE) - {"cancel_operation"}))
+def test_what_was_cancelled_before_it_came_is_refused_for_good(scene: Scene, script: str) -> None:
+    scene.funded()
+    command: Any = WRITING[script]
+    operation_id = getattr(command, "operation_id", "new")
+    assert scene.cancel(operation_id)[0] == "CANCELLED"
+    before = scene.log
+    for _ in range(2):
+        assert scene.run(script) == ["OPERATION_CANCELLED"]
+    assert scene.log == before
+    assert scene.sums == (100, 10, 0)
 
 
 def test_a_release_under_another_s_operation_id_conflicts(scene: Scene) -> None:
@@ -233,5 +248,8 @@ test_a_repeat_gets_the_first_answer_and_has_no_effect.rows = rows_of_all(  # typ
     set(REPEATABLE) - {"extend_hold"}, "REPLAYED"
 )
 test_a_repeat_with_other_arguments_conflicts.rows = rows_of_all(  # type: ignore[attr-defined]
-    REPEATABLE, "IDEMPOTENCY_CONFLICT"
+    set(REPEATABLE) - {"cancel_operation"}, "IDEMPOTENCY_CONFLICT"
+)
+test_what_was_cancelled_before_it_came_is_refused_for_good.rows = rows_of_all(  # type: ignore[attr-defined]
+    set(REPEATABLE) - {"cancel_operation"}, "OPERATION_CANCELLED"
 )

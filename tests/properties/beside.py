@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import Phase
 
 from quota_engine.commands import (
+    CancelOperation,
     CaptureHold,
     CatchUp,
     Command,
@@ -52,6 +53,9 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
     if isinstance(command, CatchUp):
         return quota.catch_up(now_ms, command.due_max)
     options: dict[str, Any] = {"due_max": due_max}
+    if isinstance(command, CancelOperation):
+        options |= {"is_absent": command.is_absent, "details": command.details}
+        return quota.cancel_operation(now_ms, command.operation_id, **options)
     print_ = fingerprint_of(command)
     match command:
         case IssueGrant(grant_id=grant_id, terms=terms):

@@ -34,6 +34,7 @@ STEPS_MIN = 2_000
 
 #: Rows that a walk of this length is sure to meet, by script; tests/lua meets all the others.
 EXPECTED_ROWS = {
+    "cancel_operation": {"CANCELLED", "REPLAYED", "APPLIED", "ABSENT"},
     "capture_hold": {"CAPTURED", "REPLAYED", "IDEMPOTENCY_CONFLICT", "HOLD_NOT_FOUND"},
     "catch_up": {"CAUGHT_UP"},
     "debit": {"DEBITED", "REPLAYED", "DENIED", "IDEMPOTENCY_CONFLICT", "QUOTA_FROZEN"},

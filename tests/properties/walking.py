@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from hypothesis.stateful import (
 from quota_engine import kinds
 from quota_engine.chain import QuotaLog
 from quota_engine.commands import (
+    CancelOperation,
     CaptureHold,
     CatchUp,
     Command,
@@ -229,6 +230,20 @@ class Rules(RuleBasedStateMachine):
         operation_id = self.fresh("o")
         self.both(SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit))
 
+    @rule(place=places, is_absent=st.booleans(), due_max=due_maxes)
+    def cancel_operation(self, place: int, is_absent: bool, due_max: int) -> None:
+        """A caller that got no answer: the operation came before, or will come later, or never."""
+        sent = self.sent[-min(place + 1, len(self.sent))][0]
+        next_number = next(self.numbers)
+        self.numbers = chain([next_number], self.numbers)
+        hold_id = self.hold_at(place)
+        coming = [f"{letter}{next_number}" for letter in "hdgpeu"]
+        ids = [getattr(sent, "operation_id", hold_id), hold_id, *coming]
+        ids += [f"{hold_id}:capture", f"{hold_id}:release"]
+        operation_id = ids[(place + next_number) % len(ids)]
+        cancel = CancelOperation(quota=NAME, operation_id=operation_id, is_absent=is_absent)
+        self.both(cancel, due_max)
+
     @rule(place=st.integers(1, 12), is_altered=st.booleans())
     def send_again(self, place: int, is_altered: bool) -> None:
         """A caller tries again what it sent before; or uses the same id for something else."""
@@ -248,6 +263,7 @@ class Rules(RuleBasedStateMachine):
         self.issue_grant(amount=amount, priority=0, starts_in=None, ends_in=None, due_max=32)
         self.extend_hold(place, 1, 0, 32)
         self.capture_part(place, amount, 32)
+        self.cancel_operation(place, amount % 2 == 0, 32)
         self.freeze("")
 
     @rule(seed=st.integers(0, 2**32 - 1))
@@ -281,6 +297,7 @@ class Rules(RuleBasedStateMachine):
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),
             (1, lambda: self.catch_up(due_max)),
             (1, lambda: (self.record_repair if is_odd else self.record_usage)("", due_max)),
+            (2, lambda: self.cancel_operation(place, is_odd, due_max)),
             (1, lambda: self.read_balance(due_max)),
             (1, lambda: self.load_anew(is_odd and place == 0, place < 3)),
             (

@@ -108,6 +108,7 @@ CAPTURE = "capture"
 RELEASE = "release"
 ISSUE = "issue"
 PLACE = "place"
+CANCEL = "cancel"
 
 MISFITS: list[tuple[str, Change, Cause]] = [
     (DEBIT, lambda e: replace(e, version=e.version + 1), Cause.VERSION_GAP),
@@ -142,6 +143,8 @@ MISFITS: list[tuple[str, Change, Cause]] = [
     (PLACE, lambda e: replace(e, terms=""), Cause.TERMS),
     (PLACE, lambda e: replace(e, subject="h"), Cause.HOLD),
     (PLACE, lambda e: replace(e, amount=6), Cause.HOLD),
+    (CANCEL, lambda e: replace(e, fingerprint="print"), Cause.TERMS),
+    (CANCEL, lambda e: replace(e, amount=6), Cause.BALANCE),
 ]
 
 
@@ -155,6 +158,7 @@ def test_a_wrong_entry_does_not_fit(what: str, change: Change, cause: Cause) -> 
         RELEASE: lambda: writer.close_hold("h"),
         ISSUE: lambda: writer.issue_grant("g2", 5),
         PLACE: lambda: writer.place_hold("h2", 5),
+        CANCEL: lambda: writer.cancel("d"),
     }[what]()
     log = _log()
     assert kinds.misfit(log, right.entry, right.text, right.chain) is None

@@ -1,0 +1,79 @@
+#!lua flags=allow-oom
+--[[
+cancel_operation: tell what an operation was answered, or see to it that it never happens.
+
+For callers who got no answer. What is remembered is told again, and nothing changes; a hold that was
+placed stays. What is not remembered may be older than the horizon, so the ledger must be asked, as
+far as the version that is answered here; if it knows nothing either (`is_absent` = 1), an entry that
+moves nothing takes the operation's id: whenever the operation arrives after this, it is refused.
+Frozen quotas take it too.
+
+KEYS
+  1 versions  hash    @epoch and the last version issued, compared; gains this version
+  2 outbox    stream  gains one event per entry
+  3 due       zset    quotas by next_change_at
+  4 quota     hash    the quota: sums, limits, grants
+  5 holds     hash    its open holds
+  6 changes   zset    what will begin or end
+  7 ops0      hash    remembered operations, even periods
+  8 ops1      hash    remembered operations, odd periods
+
+ARGV
+   1 epoch         the epoch the caller knows
+   2 quota_name    <account>|<quota type>
+   3 now_ms        milliseconds, or "" for the server clock
+   4 horizon_ms    milliseconds an operation is remembered
+   5 due_max       changes that may be applied on the way
+   6 operation_id  the operation to be cancelled
+   7 is_absent     1: the ledger does not know it, cancel it; 0: only look
+   8 details       JSON of the caller, kept with the entry
+
+RETURNS
+  CANCELLED  fingerprint version amount shortfall balance held debt flags terms movements
+  REPLAYED   fingerprint version amount shortfall balance held debt flags terms movements
+  APPLIED    fingerprint version amount shortfall balance held debt flags terms movements
+  ABSENT     version: not remembered at this version of the quota; nothing changed
+
+ERRORS                          (in the order they are checked)
+  FENCED            another epoch, or the outbox is gone: ask the gate
+  QUOTA_NOT_LOADED  not in Redis: hydrate, then retry
+  CATCH_UP          more than due_max changes are due: run catch_up, then retry
+]]
+--- @include "lib/amounts"
+--- @include "lib/entries"
+--- @include "lib/operations"
+--- @include "lib/quotas"
+
+local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
+local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
+local operation_id, is_absent, details = ARGV[6], ARGV[7], ARGV[8]
+
+local keys = {
+  versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
+  holds = holds_key, changes = changes_key, ops0 = ops0_key, ops1 = ops1_key,
+}
+local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
+if not state then
+  return refused
+end
+local remembered = operations.recall(state, operation_id)
+if remembered then
+  local reply = operations.is_tombstone(remembered) and { "REPLAYED" } or { "APPLIED" }
+  return operations.retell(state, reply, remembered)
+elseif is_absent ~= "1" then
+  return { "ABSENT", amounts.text(state.version) }
+end
+refused = quotas.bring_up(state, due_max)
+if refused then
+  return refused
+end
+local answer = entries.add(state, "operation.cancelled", {
+  at = state.now, operation_id = operation_id, fingerprint = operations.CANCELLED,
+  amount = 0, details = details,
+})
+operations.remember(state, operation_id, answer)
+
+-- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
+return quotas.commit(state) or quotas.answer("CANCELLED", answer)
