@@ -34,6 +34,7 @@ RETURNS
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]

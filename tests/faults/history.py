@@ -20,6 +20,8 @@ Outcome = Literal["unknown", "done", "refused"]
 
 #: Kinds of entries that no client asks for.
 ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired"})
+#: What makes sure that an operation never happens. It changes no sum.
+CANCELLED = "operation.cancelled"
 
 
 @dataclass(slots=True)
@@ -104,6 +106,8 @@ def check(
     """
     verdict = Verdict()
     rows: dict[tuple[str, str], list[Any]] = {}
+    never = {(row.account, row.operation_id) for row in entries if row.kind == CANCELLED}
+    entries = [row for row in entries if row.kind != CANCELLED]
     for row in entries:
         rows.setdefault((row.account, row.operation_id), []).append(row)
     by_key = {(call.account, call.operation_id): call for call in calls}
@@ -111,6 +115,8 @@ def check(
     for key, call in by_key.items():
         if call.outcome == "refused" and (call.account, call.hold_id) in placed - {key}:
             verdict.wrong.append(f"{call}: the hold is there and this was refused: {call.error}")
+        if key in never and (call.outcome == "done" or key in rows):
+            verdict.wrong.append(f"{call} was cancelled, and is {call.outcome}")
         _count(verdict, call)
         found = rows.pop(key, [])
         verdict.wrong.extend(_wrong_about(verdict, call, found, may_lose, elsewhere))

@@ -22,7 +22,8 @@ from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
 from quota_engine.outbox import Outbox
 from quota_engine.scripts import load_scripts
-from tests.entries import LogWriter, OutboxWriter, Written, opened_world
+from tests.entries import LogWriter, Written
+from tests.outboxes import OutboxWriter, opened_world
 
 pytestmark = pytest.mark.fault
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,10 +18,9 @@ from quota_engine import (
     QuotaEngine,
 )
 from quota_engine.commands import GrantTerms
-from quota_engine.embedded import ValkeyServer
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
-from tests.proxy import CuttingProxy
+from tests.proxy import Proxy
 
 TOKENS = ("user:1", "text_token")
 NAME = QuotaName(*TOKENS)
@@ -158,7 +154,7 @@ def test_a_frozen_quota_is_told_too(engine: QuotaEngine) -> None:
 
 
 def test_a_lost_reply_is_told(redis_url: str, database_url: str, engine: QuotaEngine) -> None:
-    proxy = CuttingProxy(redis_url)
+    proxy = Proxy(redis_url)
     with QuotaEngine.open(proxy.url, database_url, call_timeout_seconds=0.01) as cut:
         proxy.cut_reply_to("d-lost")
         with pytest.raises(EngineUnavailableError, match="outcome is unknown"):
@@ -201,43 +197,3 @@ def test_of_threads_that_debit_and_cancel_one_id_all_are_told_the_same(
     debited = sum(entry.kind == "quota.debited" for entry in entries)
     assert engine.read_balance(*TOKENS).balance == 1_000 - debited
     check_sound(engine)
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("waits", [0.0, 3.0], ids=["cancelled while it stands", "after it"])
-def test_a_late_execution_is_told_or_never_happens(
-    server: ValkeyServer, database_url: str, waits: float
-) -> None:
-    """Row 17: the server stands still, a debit is sent and given up, the server goes on."""
-    options = {"socket_timeout_seconds": 0.5, "call_timeout_seconds": 1.0}
-    with (
-        QuotaEngine.open(server.url, database_url, shards=2, **options) as hasty,  # type: ignore[arg-type]
-        QuotaEngine.open(server.url, database_url, socket_timeout_seconds=0.5) as patient,
-    ):
-        hasty.issue_grant(*TOKENS, 1_000, grant_id="g1")
-        hasty.cancel(*TOKENS, "warm")
-        pid = server.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
-        stopped = time.monotonic()
-        with ThreadPoolExecutor(2) as pool:
-            with pytest.raises(EngineUnavailableError):
-                hasty.debit(*TOKENS, 30, operation_id="late")
-            if waits == 0:
-                told = pool.submit(patient.cancel, *TOKENS, "late")
-            time.sleep(max(0.0, 3.0 - (time.monotonic() - stopped)))
-            os.kill(pid, signal.SIGCONT)
-            if waits:
-                told = pool.submit(patient.cancel, *TOKENS, "late")
-            was_applied = told.result(30).was_applied
-        entries = [entry for entry in patient.history(*TOKENS) if entry.operation_id == "late"]
-        assert [entry.kind for entry in entries] == [
-            "quota.debited" if was_applied else "operation.cancelled"
-        ]
-        assert patient.read_balance(*TOKENS).balance == 1_000 - 30 * was_applied
-        if was_applied:
-            assert hasty.debit(*TOKENS, 30, operation_id="late").replayed
-        else:
-            with pytest.raises(OperationCancelledError):
-                hasty.debit(*TOKENS, 30, operation_id="late")
-        check_sound(patient)

@@ -20,7 +20,8 @@ from quota_engine.events import GENESIS, NEVER_MS
 from quota_engine.jobs.persist import drain
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger, tables
-from tests.entries import AT_MS, LogWriter, OutboxWriter, opened_world, whole_life
+from tests.entries import AT_MS, LogWriter, whole_life
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
 HORIZON_MS = 900_000

@@ -19,7 +19,8 @@ from quota_engine.ledger import Ledger, tables
 from quota_engine.ledger.migrate import upgrade
 from quota_engine.ledger.shards import lock_shard
 from quota_engine.outbox import Outbox
-from tests.entries import LogWriter, OutboxWriter, Written, altered, opened_world, whole_life
+from tests.entries import LogWriter, Written, altered, whole_life
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
 OTHER = QuotaName("user:43", "text_token")

@@ -13,7 +13,8 @@ from quota_engine.events import EventId
 from quota_engine.jobs.persist import PersistOutcome, drain, persist_batch
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
-from tests.entries import LogWriter, OutboxWriter, opened_world
+from tests.entries import LogWriter
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
 

@@ -15,7 +15,8 @@ from quota_engine.jobs.trim import trim
 from quota_engine.keys import QuotaName
 from quota_engine.outbox import Outbox
 from quota_engine.scripts import load_scripts
-from tests.entries import LogWriter, OutboxWriter, opened_world
+from tests.entries import LogWriter
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
 AT_ONCE = timedelta(0)

@@ -21,8 +21,9 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import migrate
 from quota_engine.ledger.connection import open_engine
 from quota_engine.recorded import READERS, recorded_call, told_by
-from tests.entries import LogWriter, OutboxWriter, opened_world
+from tests.entries import LogWriter
 from tests.odd_usage import ODD
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:1", "text_token")
 INSERT = text(

@@ -10,7 +10,8 @@ from sqlalchemy import text
 from quota_engine.jobs.persist import drain
 from quota_engine.jobs.verify import Finding, verify
 from quota_engine.keys import QuotaName
-from tests.entries import LogWriter, OutboxWriter, opened_world, whole_life
+from tests.entries import LogWriter, whole_life
+from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
 
