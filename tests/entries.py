@@ -1,5 +1,5 @@
 """
-Hand-made entries: valid ones of every kind, and the outbox to put them in.
+Hand-made entries: valid ones of every kind.
 
 A plain model of its own, so that the ledger's tests need neither the scripts nor the engine.
 Grants pay in the order they were issued.
