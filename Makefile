@@ -1,7 +1,7 @@
 # Aliases: ./run does the same where there is no make.
 .DEFAULT_GOAL := help
 .PHONY: help check lint format types floors generate generated-check lua test test-fast faults \
-	mutants bench nemesis clean
+	model mutants bench nemesis clean
 
 help: ## list these targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | \
@@ -42,6 +42,9 @@ test-fast: ## the tests that take moments
 
 faults: ## the fault matrix: real processes killed, cut and rolled back
 	./run test -m "fault or row"
+
+model: ## the protocol's model, larger scopes included
+	./run test tests/model -m "slow or deep or not slow"
 
 mutants: ## every seeded fault turns the suite red
 	./run python -m tools.mutants
