@@ -13,9 +13,11 @@ from quota_engine.commands import (
     IssuedGrant,
     OverdraftLimit,
     PlacedHold,
+    Refunded,
     ReleasedHold,
     VoidedGrant,
 )
+from quota_engine.corrections import CorrectedUsage
 from quota_engine.errors import (
     BackpressureError,
     EngineFault,
@@ -28,6 +30,7 @@ from quota_engine.errors import (
     InvalidArgumentError,
     ModelDisabledError,
     OperationCancelledError,
+    OperationNotFoundError,
     PricingNotFoundError,
     QuotaError,
     QuotaFrozenError,
@@ -48,6 +51,7 @@ __all__ = [
     "Balance",
     "CancelledOperation",
     "CapturedHold",
+    "CorrectedUsage",
     "Debited",
     "EngineFault",
     "EngineUnavailableError",
@@ -63,6 +67,7 @@ __all__ = [
     "IssuedGrant",
     "ModelDisabledError",
     "OperationCancelledError",
+    "OperationNotFoundError",
     "OverdraftLimit",
     "PlacedHold",
     "PricingNotFoundError",
@@ -71,6 +76,7 @@ __all__ = [
     "QuotaFrozenError",
     "QuotaInsufficientError",
     "RecordedCall",
+    "Refunded",
     "ReleasedHold",
     "Usage",
     "VoidedGrant",

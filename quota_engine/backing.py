@@ -11,7 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from quota_engine.commands import HoldFate, IntentFate, IssueGrant, OperationFate, Snapshot
+from quota_engine.commands import (
+    ChargeFate,
+    HoldFate,
+    IntentFate,
+    IssueGrant,
+    OperationFate,
+    RecordedRefund,
+    Refund,
+    RefundRequest,
+    Snapshot,
+)
+from quota_engine.corrections import CallOfModel
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
@@ -65,6 +76,19 @@ class Backing(Protocol):
     def find_operation(self, quota: QuotaName, operation_id: str) -> OperationFate: ...
     def record_intent(self, command: IssueGrant) -> IntentFate: ...
     def withdraw_intent(self, quota: QuotaName, grant_id: str) -> None: ...
+    def find_charge(self, quota: QuotaName, operation_id: str) -> ChargeFate: ...
+    def quotas_of_call(self, operation_id: str) -> Sequence[QuotaName]: ...
+    def calls_of_model(
+        self,
+        provider: str,
+        model: str,
+        between_ms: tuple[int, int],
+        after: tuple[int, int] | None,
+    ) -> Sequence[CallOfModel]:
+        """Return a page of a model's billed calls, in the order of their end."""
+
+    def record_refund(self, request: RefundRequest) -> RecordedRefund: ...
+    def withdraw_refund(self, command: Refund) -> None: ...
     def persist(self, quota: QuotaName) -> None:
         """Help to persist what this quota's outbox holds, or wait a little for who does."""
 

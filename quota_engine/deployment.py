@@ -17,13 +17,18 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from quota_engine.commands import (
+    ChargeFate,
     FreezeQuota,
     HoldFate,
     IntentFate,
     IssueGrant,
     OperationFate,
+    RecordedRefund,
+    Refund,
+    RefundRequest,
     Snapshot,
 )
+from quota_engine.corrections import CallOfModel
 from quota_engine.embedded import ensure_servers
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.events import parse_entry
@@ -136,6 +141,36 @@ class Deployment:
     def withdraw_intent(self, quota: QuotaName, grant_id: str) -> None:
         """Forget the promise of a grant that was refused."""
         self.ledger.withdraw_intent(quota, grant_id)
+
+    def find_charge(self, quota: QuotaName, operation_id: str) -> ChargeFate:
+        """Return a charge and its corrections."""
+        return self.ledger.find_charge(quota, operation_id)
+
+    def quotas_of_call(self, operation_id: str) -> Sequence[QuotaName]:
+        """Return the quotas in which a call left a record; drains first if it finds none."""
+        found = self.ledger.quotas_of_call(operation_id)
+        if not found:
+            self.drain()
+            found = self.ledger.quotas_of_call(operation_id)
+        return found
+
+    def calls_of_model(
+        self,
+        provider: str,
+        model: str,
+        between_ms: tuple[int, int],
+        after: tuple[int, int] | None,
+    ) -> Sequence[CallOfModel]:
+        """Return a page of a model's billed calls, in the order of their end."""
+        return self.ledger.calls_of_model(provider, model, between_ms, after)
+
+    def record_refund(self, request: RefundRequest) -> RecordedRefund:
+        """Promise a refund; tell how much is given back, to whom, and whether it was already."""
+        return self.ledger.record_refund(request)
+
+    def withdraw_refund(self, command: Refund) -> None:
+        """Forget the promise of a refund that was refused."""
+        self.ledger.withdraw_refund(command)
 
     def history(self, quota: QuotaName) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first: the pending ones are read before the rest."""

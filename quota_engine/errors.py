@@ -7,6 +7,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x InvalidArgumentError      any other argument that cannot be meant (also a ValueError)
   x GrantNotFoundError        no such grant in this quota
   x HoldNotFoundError         never placed
+  x OperationNotFoundError    no such charge in this quota
   x HoldClosedError           captured, released or expired; it cannot be extended any more
   x IdempotencyConflictError  the same operation id came back with other arguments
   x OperationCancelledError   it was cancelled before it came; it will never happen
@@ -71,6 +72,10 @@ class GrantNotFoundError(QuotaError):
 
 class HoldNotFoundError(QuotaError):
     """Neither Redis nor the ledger has ever seen this hold."""
+
+
+class OperationNotFoundError(QuotaError):
+    """Neither Redis nor the ledger has a charge by this operation id in the quota."""
 
 
 class HoldClosedError(QuotaError):

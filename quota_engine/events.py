@@ -26,7 +26,8 @@ The lines, in order::
     flags         words: "late", "part", "used" ...
     terms         grant.issued: priority starts_at expires_at created_at (ms);
                   hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
-                  quota.repaired: the cause
+                  quota.repaired: the cause;
+                  quota.refunded: units forfeited, units that became grants of their own
     movements     triples: grant id, change of its remaining, change of what holds reserve of it
     details       JSON of the caller: reference, description, source, usage ...
 
@@ -61,6 +62,7 @@ HOLD_CAPTURED = "hold.captured"
 HOLD_RELEASED = "hold.released"
 HOLD_EXPIRED = "hold.expired"
 QUOTA_DEBITED = "quota.debited"
+QUOTA_REFUNDED = "quota.refunded"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
 USAGE_RECORDED = "usage.recorded"
 QUOTA_REPAIRED = "quota.repaired"
@@ -78,6 +80,7 @@ KINDS = frozenset(
         HOLD_RELEASED,
         HOLD_EXPIRED,
         QUOTA_DEBITED,
+        QUOTA_REFUNDED,
         OVERDRAFT_LIMIT_SET,
         USAGE_RECORDED,
         QUOTA_REPAIRED,
@@ -87,8 +90,8 @@ KINDS = frozenset(
 
 #: Kinds that take units for good.
 CHARGES = frozenset({HOLD_CAPTURED, QUOTA_DEBITED})
-#: Kinds whose details may tell of a model call: a charged one, a failed one, an unbilled one.
-TELL_USAGE = CHARGES | {HOLD_RELEASED, USAGE_RECORDED}
+#: Kinds whose details may tell of a model call: charged, failed, unbilled or corrected.
+TELL_USAGE = CHARGES | {HOLD_RELEASED, QUOTA_REFUNDED, USAGE_RECORDED}
 
 
 class MalformedEntryError(Exception):
@@ -166,6 +169,13 @@ class Entry:
     terms: str
     movements: tuple[Movement, ...]
     details: str
+
+    @property
+    def charged(self) -> int:
+        """Units taken for good, what could not be collected included; negative: given back."""
+        if self.kind in CHARGES:
+            return self.amount
+        return -self.amount if self.kind == QUOTA_REFUNDED else 0
 
     @property
     def name(self) -> QuotaName:

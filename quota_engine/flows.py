@@ -19,9 +19,11 @@ from quota_engine.commands import (
     CaptureHold,
     CatchUp,
     CaughtUp,
+    ChargeFate,
     Command,
     ExtendedHold,
     ExtendHold,
+    FindCharge,
     FindHold,
     FindOperation,
     Flow,
@@ -35,11 +37,16 @@ from quota_engine.commands import (
     PersistTail,
     ReadBalance,
     ReadSnapshot,
+    RecordedRefund,
     RecordIntent,
+    RecordRefund,
+    Refunded,
+    RefundRequest,
     ReleasedHold,
     ReleaseHold,
     Snapshot,
     WithdrawIntent,
+    WithdrawRefund,
 )
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
 from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
@@ -50,6 +57,7 @@ from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidArgumentError,
     OperationCancelledError,
+    OperationNotFoundError,
     QuotaFrozenError,
 )
 from quota_engine.events import CANCELLED
@@ -211,4 +219,41 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
         return (yield from settled(command))
     except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
         yield WithdrawIntent(command.quota, command.grant_id)
+        raise
+
+
+def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
+    """Ask the ledger about a charge, once it knows all that Redis knows now."""
+    known = yield from settled(ReadBalance(quota=quota, with_grants=False))
+    while True:
+        fate: ChargeFate = yield FindCharge(quota, operation_id)
+        if fate.version < known.version:
+            yield AwaitDrain(quota)
+        elif fate.charge is None:
+            raise OperationNotFoundError(
+                f"{quota} has no charge by the operation id {operation_id}"
+            )
+        else:
+            return fate
+
+
+def refunded(request: RefundRequest) -> Flow[Refunded]:
+    """
+    Give back a charge: promised in the ledger first, which decides how much and to whom.
+
+    As with grants, a promise of somebody else may have been kept long ago.
+    """
+    yield from charge_of(request.quota, request.operation_id)
+    recorded: RecordedRefund = yield RecordRefund(request)
+    is_ours = recorded.is_new
+    if not is_ours and recorded.applied is None:
+        yield PersistTail(request.quota)
+        recorded = yield RecordRefund(request)
+    if recorded.applied is not None:
+        return recorded.command.refunded(recorded.applied, replayed=True)
+    try:
+        return (yield from settled(recorded.command))
+    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
+        if is_ours:
+            yield WithdrawRefund(recorded.command)
         raise

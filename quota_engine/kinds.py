@@ -230,6 +230,21 @@ def _check_debited(_: QuotaLog, entry: Entry) -> Misfit | None:
     return _unless_zero(entry)
 
 
+def _check_refunded(log: QuotaLog, entry: Entry) -> Misfit | None:
+    parts = _integers(entry.terms, 2)
+    if parts is None or min(parts) < 0:
+        return Misfit(Cause.TERMS, f"not what a refund forfeits and regrants: {entry.terms!r}")
+    if entry.delta != entry.amount - sum(parts):
+        return Misfit(Cause.BALANCE, f"a refund of {entry.amount} brought {entry.delta}")
+    for move in entry.movements:
+        grant = log.grants[move.grant_id]
+        if grant.state != LIVE or move.remaining < 0 or move.reserved:
+            return Misfit(Cause.GRANT, f"grant {grant.grant_id} cannot take a refund")
+        if grant.remaining + grant.reserved + move.remaining > grant.amount:
+            return Misfit(Cause.GRANT, f"grant {grant.grant_id} is refunded above its amount")
+    return _unless_zero(entry)
+
+
 def _unless_zero(entry: Entry) -> Misfit | None:
     if entry.held_delta != 0:
         return Misfit(Cause.HELD, f"{entry.kind} {entry.flags} changes held".replace("  ", " "))
@@ -282,6 +297,7 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.HOLD_RELEASED: (_check_closed, _close(RELEASED)),
     events.HOLD_EXPIRED: (_check_closed, _close(EXPIRED)),
     events.QUOTA_DEBITED: (_check_debited, _nothing_more),
+    events.QUOTA_REFUNDED: (_check_refunded, _nothing_more),
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
     events.USAGE_RECORDED: (_check_recorded, _nothing_more),
     events.QUOTA_REPAIRED: (_check_repaired, _nothing_more),

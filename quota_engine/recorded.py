@@ -55,6 +55,15 @@ def _number(value: Any) -> Decimal | None:
     return Decimal(text) if isinstance(text, str) and _NUMBER.match(text) else None
 
 
+def _change(value: Any) -> int | None:
+    return value if type(value) is int and abs(value) <= AMOUNT_MAX else None
+
+
+def _change_of_seconds(value: Any) -> Decimal | None:
+    number = _number(value)
+    return number if number is not None and abs(number) <= AMOUNT_MAX else None
+
+
 def _seconds(value: Any) -> Decimal | None:
     number = _number(value)
     return number if number is not None and 0 <= number <= AMOUNT_MAX else None
@@ -115,20 +124,30 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
     "first_token_ms": _count,
     "request_id": _text,
     "metadata": _object,
+    "service_tier": _text,
+    "corrects": _text,
 }
 _PLACES = {name: (place, read) for place, (name, read) in enumerate(READERS.items())}
 _USAGE = tuple(field.name for field in fields(Usage))
 _REST = tuple(name for name in READERS if name not in _USAGE)
 
 
+_SIGNED: Mapping[Any, Callable[[Any], Any]] = {_count: _change, _seconds: _change_of_seconds}
+
+
 def told_by(usage: Any) -> list[Any]:
-    """Return what a record's JSON tells, in the order of ``READERS``; None where it does not."""
+    """
+    Return what a record's JSON tells, in the order of ``READERS``; None where it does not.
+
+    A record that corrects another tells differences, which may be negative.
+    """
     told: list[Any] = [None] * len(_PLACES)
     if isinstance(usage, dict):
+        readers = _SIGNED if _text(usage.get("corrects")) else {}
         for name, value in usage.items():
             if (known := _PLACES.get(name)) is not None:
                 place, read = known
-                told[place] = read(value)
+                told[place] = readers.get(read, read)(value)
     return told
 
 
@@ -140,6 +159,9 @@ class RecordedCall:
     ``operation_id`` is the entry's: of a hold it is ``<hold id>:capture`` or ``:release``. What
     the record does not tell is None; a caller's plain usage has counts only. ``usage`` is None
     where its counts cannot be. ``recorded_at`` is None while the record is pending.
+
+    A record that ``corrects`` another call has no usage but ``differences`` of counts; its amount
+    and cost are differences too: those of all records of a call add up.
     """
 
     account: str
@@ -167,8 +189,17 @@ class RecordedCall:
     first_token_ms: int | None
     request_id: str | None
     metadata: Mapping[str, Any] | None
+    service_tier: str | None
+    corrects: str | None
+    differences: Mapping[str, int | Decimal]
     occurred_at: datetime
     recorded_at: datetime | None
+
+    def counted(self, name: str) -> int | Decimal:
+        """Return a count of the usage, or by how much this record corrects it."""
+        if self.usage is not None:
+            return getattr(self.usage, name)  # type: ignore[no-any-return]
+        return self.differences.get(name, 0)
 
     @property
     def is_pending(self) -> bool:
@@ -184,10 +215,16 @@ def recorded_call(
     rest = {name: told[name] for name in _REST}
     return RecordedCall(
         **{**rest, **entry, "price_ids": rest["price_ids"] or ()},
-        usage=_usage(told),
+        usage=None if told["corrects"] else _usage(told),
+        differences=_differences(told) if told["corrects"] else {},
         occurred_at=from_ms(at_ms),
         recorded_at=recorded_at,
     )
+
+
+def _differences(told: Mapping[str, Any]) -> dict[str, int | Decimal]:
+    counts = {name: told[name] for name in _USAGE if name != "resolution"}
+    return {name: value for name, value in counts.items() if value}
 
 
 def _usage(told: Mapping[str, Any]) -> Usage | None:

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from quota_engine import commands
-from quota_engine.commands import Command, GrantTerms, Snapshot
+from quota_engine.commands import Command, GrantTerms, RefundPart, Snapshot
 from quota_engine.commands.reconcile import Snapshotted
 from quota_engine.drift import Seen
 from quota_engine.events import EventId
@@ -143,6 +143,7 @@ _SAMPLES: dict[Any, object] = {
     int: 1,
     int | None: 1,
     bool: True,
+    tuple[RefundPart, ...]: (RefundPart("g", 1, 50, 0, 0, 0),),
     QuotaName: QuotaName("user:42", "text_token"),
     GrantTerms: GrantTerms(amount=1, source="purchase"),
     EventId: EventId(1, 1),

@@ -28,8 +28,8 @@ HORIZON_MS = 900_000
 #: Rows after which something was written. All others leave every key as it was.
 WRITING_ROWS = frozenset(
     {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED"}
-    | {"RECORDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED", "NOTED"}
-    | {"CANCELLED"}
+    | {"RECORDED", "REFUNDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED"}
+    | {"NOTED", "CANCELLED"}
 )
 READ_ONLY = frozenset({"read_balance", "snapshot_quota"})
 

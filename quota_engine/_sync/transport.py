@@ -20,6 +20,7 @@ from quota_engine.commands import (
     AwaitDrain,
     Command,
     Context,
+    FindCharge,
     FindHold,
     FindOperation,
     Flow,
@@ -27,8 +28,10 @@ from quota_engine.commands import (
     PersistTail,
     ReadSnapshot,
     RecordIntent,
+    RecordRefund,
     Step,
     WithdrawIntent,
+    WithdrawRefund,
 )
 from quota_engine.commands.base import Argument
 from quota_engine.commands.replies import FencedError, error_from
@@ -129,6 +132,12 @@ class Transport:
                 return in_place(backing.record_intent, command)
             case WithdrawIntent(quota, grant_id):
                 return in_place(backing.withdraw_intent, quota, grant_id)
+            case FindCharge(quota, operation_id):
+                return in_place(backing.find_charge, quota, operation_id)
+            case RecordRefund(request):
+                return in_place(backing.record_refund, request)
+            case WithdrawRefund(refund):
+                return in_place(backing.withdraw_refund, refund)
             case AwaitDrain(quota):
                 return in_place(backing.persist, quota)
             case PersistTail(quota):

@@ -37,6 +37,8 @@ CALLS = (
     *("output_tokens", "amount", "shortfall", "cost", "currency", "latency_ms", "operation_id"),
     "note",
 )
+#: Counts that a row of a call shows.
+TOKENS = ("input_tokens", "output_tokens")
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
     *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
@@ -147,15 +149,15 @@ def usage(
 
 
 def _call_row(call: RecordedCall) -> dict[str, Any]:
-    usage = call.usage
+    is_told = call.usage is not None or call.corrects is not None
     notes = [text for text in (call.unbilled, call.unpriced, call.error) if text]
     notes += ["anomaly"] if call.anomaly else []
     notes += ["late"] if call.late else []
+    notes += [f"corrects {call.corrects}"] if call.corrects else []
     notes += ["pending"] if call.is_pending else []
     return {
         **{name: getattr(call, name, None) for name in CALLS},
-        "input_tokens": None if usage is None else usage.input_tokens,
-        "output_tokens": None if usage is None else usage.output_tokens,
+        **{name: call.counted(name) if is_told else None for name in TOKENS},
         "note": ", ".join(notes),
     }
 

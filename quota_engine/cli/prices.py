@@ -10,6 +10,7 @@ import typer
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine, parse_instant
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+from quota_engine.cli.rerate import rerate
 from quota_engine.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 app = command_group(
     "Set, import and try what calls cost. No price is ever changed: a new one begins."
 )
+
+app.command()(rerate)
 
 ProviderName = Annotated[str, typer.Argument(help="Who serves the model, such as openai.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name, exactly.")]

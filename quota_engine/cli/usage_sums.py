@@ -40,15 +40,13 @@ class UsageSum:
 
     def add(self, call: RecordedCall) -> None:
         """Add one call, exactly."""
-        self.calls += 1
+        self.calls += call.corrects is None
         if call.cost is not None:
             self.cost = plain(EXACT.add(self.cost or Decimal(0), call.cost))
-        if call.usage is None:
-            return
         for name in COUNTS:
-            setattr(self, name, getattr(self, name) + getattr(call.usage, name))
+            setattr(self, name, getattr(self, name) + call.counted(name))
         for name in SECONDS:
-            seconds = Decimal(str(getattr(call.usage, name)))
+            seconds = Decimal(str(call.counted(name)))
             setattr(self, name, plain(EXACT.add(getattr(self, name), seconds)))
 
 
@@ -56,7 +54,7 @@ def sums_by_model(calls: Iterable[RecordedCall]) -> list[UsageSum]:
     """Return the sums of each provider, model and currency, in their order; nameless ones last."""
     sums: dict[tuple[Any, ...], UsageSum] = {}
     for call in calls:
-        currency = None if call.cost is None else call.currency
+        currency = call.currency if call.cost is not None or call.corrects else None
         key = (call.provider, call.model, currency)
         sums.setdefault(key, UsageSum(*key)).add(call)
     return sorted(

@@ -1,6 +1,7 @@
 """One frozen value per Lua script: its keys, its arguments, and what its reply means."""
 
 from quota_engine.commands.base import Command, Context
+from quota_engine.commands.charges import ChargeEntry, ChargeFate
 from quota_engine.commands.grants import (
     GrantTerms,
     IssuedGrant,
@@ -37,10 +38,18 @@ from quota_engine.commands.quotas import (
     ReadBalance,
     SetOverdraftLimit,
 )
+from quota_engine.commands.refunds import (
+    RecordedRefund,
+    Refund,
+    Refunded,
+    RefundPart,
+    RefundRequest,
+)
 from quota_engine.commands.repairs import RecordedRepair, RecordRepair
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
 from quota_engine.commands.steps import (
     AwaitDrain,
+    FindCharge,
     FindHold,
     FindOperation,
     Flow,
@@ -50,8 +59,10 @@ from quota_engine.commands.steps import (
     PersistTail,
     ReadSnapshot,
     RecordIntent,
+    RecordRefund,
     Step,
     WithdrawIntent,
+    WithdrawRefund,
 )
 from quota_engine.commands.usage import RecordedUsage, RecordUsage
 
@@ -65,6 +76,8 @@ __all__ = [
     "CapturedHold",
     "CatchUp",
     "CaughtUp",
+    "ChargeEntry",
+    "ChargeFate",
     "Command",
     "Context",
     "Debit",
@@ -72,6 +85,7 @@ __all__ = [
     "Debited",
     "ExtendHold",
     "ExtendedHold",
+    "FindCharge",
     "FindHold",
     "FindOperation",
     "Flow",
@@ -95,10 +109,16 @@ __all__ = [
     "ReadBalance",
     "ReadSnapshot",
     "RecordIntent",
+    "RecordRefund",
     "RecordRepair",
     "RecordUsage",
+    "RecordedRefund",
     "RecordedRepair",
     "RecordedUsage",
+    "Refund",
+    "RefundPart",
+    "RefundRequest",
+    "Refunded",
     "ReleaseHold",
     "ReleasedHold",
     "SetOverdraftLimit",
@@ -108,4 +128,5 @@ __all__ = [
     "VoidGrant",
     "VoidedGrant",
     "WithdrawIntent",
+    "WithdrawRefund",
 ]

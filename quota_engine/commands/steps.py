@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from quota_engine.commands.base import Command
 from quota_engine.commands.grants import IssueGrant
+from quota_engine.commands.refunds import Refund, RefundRequest
 from quota_engine.commands.snapshots import Operation
 from quota_engine.keys import QuotaName
 
@@ -97,6 +98,32 @@ class WithdrawIntent:
     grant_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class FindCharge:
+    """Ask the ledger for a charge and its corrections. Answer: ``ChargeFate``."""
+
+    quota: QuotaName
+    operation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefund:
+    """
+    Promise a refund in the ledger. Answer: ``RecordedRefund``.
+
+    The ledger must know the charge, and what became of its grants.
+    """
+
+    request: RefundRequest
+
+
+@dataclass(frozen=True, slots=True)
+class WithdrawRefund:
+    """Take back the promise of a refund that was refused."""
+
+    command: Refund
+
+
 #: One thing a flow asks its transport to do.
 Step: TypeAlias = (
     Command[Any]
@@ -107,6 +134,9 @@ Step: TypeAlias = (
     | PersistTail
     | RecordIntent
     | WithdrawIntent
+    | FindCharge
+    | RecordRefund
+    | WithdrawRefund
 )
 
 #: Several steps in a row: yields each, is sent its result, returns the outcome.

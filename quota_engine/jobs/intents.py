@@ -1,5 +1,5 @@
 """
-Keep the promises of grants whose issuer did not: died, or got no answer.
+Keep the promises of grants and refunds whose maker did not: died, or got no answer.
 
 An intent may have been applied long ago, with its entry still on the way. So first everything that
 the outbox holds after the intent was read is persisted; what is open then was never applied, or
@@ -9,13 +9,13 @@ just now under the same id, which Redis remembers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
 from quota_engine import flows
 from quota_engine._sync.transport import Transport
-from quota_engine.commands import IssueGrant
+from quota_engine.commands import IssueGrant, Refund
 from quota_engine.errors import (
     EngineUnavailableError,
     IdempotencyConflictError,
@@ -25,6 +25,7 @@ from quota_engine.errors import (
 )
 from quota_engine.jobs.deployed import Deployed
 from quota_engine.keys import QuotaName
+from quota_engine.ledger import Ledger
 from quota_engine.ledger.intents import GrantIntent
 
 log = logging.getLogger("quota_engine.intents")
@@ -34,70 +35,92 @@ log = logging.getLogger("quota_engine.intents")
 class Kept:
     """What became of open intents. Those that ``wait`` are tried again."""
 
-    issued: int = 0
+    kept: int = 0
     refused: int = 0
     wait: int = 0
 
 
 def apply_intents(deployment: Deployed, transport: Transport, older_than: timedelta) -> Kept:
     """
-    Issue the grants that were promised at least ``older_than`` ago, each exactly once.
+    Apply the grants and refunds that were promised at least ``older_than`` ago, each exactly once.
 
-    One that can never be issued is withdrawn, and logged as an error; one that cannot be issued
-    now waits. Safe beside the issuer itself, and beside another scheduler.
+    One that can never be applied is withdrawn, and logged as an error; one that cannot be applied
+    now waits. Safe beside the maker itself, and beside another scheduler.
     """
     kept = Kept()
-    promised = deployment.ledger.open_intents(older_than)
-    persisted = _persisted_shards(deployment, promised)
-    still_open = _ids(deployment.ledger.open_intents()) if persisted else set()
-    for intent in promised:
-        if deployment.ledger.shard_of(intent.quota) not in persisted:
+    ledger = deployment.ledger
+    grants = [_issue_of(deployment, intent) for intent in ledger.open_intents(older_than)]
+    promises: list[IssueGrant | Refund] = [*grants, *ledger.open_refunds(older_than)]
+    persisted = _persisted_shards(deployment, [promise.quota for promise in promises])
+    still_open = _open_now(ledger) if persisted else set()
+    for promise in promises:
+        if ledger.shard_of(promise.quota) not in persisted:
             kept.wait += 1
-            continue
-        if (intent.quota, intent.grant_id) not in still_open:
-            continue
-        command = IssueGrant(
-            quota=intent.quota,
-            grant_id=intent.grant_id,
-            terms=intent.terms,
-            grants_max=deployment.settings.grants_max,
-            details=intent.details,
-        )
-        try:
-            transport.drive(flows.settled(command))
-        except EngineUnavailableError:
-            raise
-        except (InvalidArgumentError, IdempotencyConflictError) as error:
-            kept.refused += 1
-            log.error(
-                "grant %s of %d to %s was promised and cannot be issued: %s",
-                *(intent.grant_id, intent.terms.amount, intent.quota, error),
-            )
-            deployment.withdraw_intent(intent.quota, intent.grant_id)
-        except OperationCancelledError:
-            log.info("grant %s to %s was cancelled", intent.grant_id, intent.quota)
-            deployment.withdraw_intent(intent.quota, intent.grant_id)
-        except QuotaError as error:
-            kept.wait += 1
-            log.info("grant %s to %s waits: %s", intent.grant_id, intent.quota, error)
-        else:
-            kept.issued += 1
+        elif _place(promise) in still_open:
+            _apply(deployment, transport, promise, kept)
     return kept
 
 
-def _persisted_shards(deployment: Deployed, intents: Sequence[GrantIntent]) -> set[int]:
+def _place(promise: IssueGrant | Refund) -> tuple[QuotaName, str, str]:
+    if isinstance(promise, IssueGrant):
+        return promise.quota, "grant", promise.grant_id
+    return promise.quota, "refund", promise.refund_id
+
+
+def _open_now(ledger: Ledger) -> set[tuple[QuotaName, str, str]]:
+    grants = {(intent.quota, "grant", intent.grant_id) for intent in ledger.open_intents()}
+    return grants | {_place(refund) for refund in ledger.open_refunds()}
+
+
+def _issue_of(deployment: Deployed, intent: GrantIntent) -> IssueGrant:
+    return IssueGrant(
+        quota=intent.quota,
+        grant_id=intent.grant_id,
+        terms=intent.terms,
+        grants_max=deployment.settings.grants_max,
+        details=intent.details,
+    )
+
+
+def _apply(
+    deployment: Deployed, transport: Transport, promise: IssueGrant | Refund, kept: Kept
+) -> None:
+    """Keep one promise; withdraw it if it can never be kept."""
+    quota, noun, id_ = _place(promise)
+    try:
+        transport.drive(flows.settled(promise))
+    except EngineUnavailableError:
+        raise
+    except (InvalidArgumentError, IdempotencyConflictError) as error:
+        kept.refused += 1
+        log.error("%s %s to %s was promised and cannot be made: %s", noun, id_, quota, error)
+        _withdraw(deployment, promise)
+    except OperationCancelledError:
+        log.info("%s %s to %s was cancelled", noun, id_, quota)
+        _withdraw(deployment, promise)
+    except QuotaError as error:
+        kept.wait += 1
+        log.info("%s %s to %s waits: %s", noun, id_, quota, error)
+    else:
+        kept.kept += 1
+
+
+def _withdraw(deployment: Deployed, promise: IssueGrant | Refund) -> None:
+    if isinstance(promise, IssueGrant):
+        deployment.withdraw_intent(promise.quota, promise.grant_id)
+    else:
+        deployment.withdraw_refund(promise)
+
+
+def _persisted_shards(deployment: Deployed, quotas: Iterable[QuotaName]) -> set[int]:
     """Persist all that the outboxes of these quotas hold now; return where that went well."""
     persisted: set[int] = set()
-    by_shard = {deployment.ledger.shard_of(intent.quota): intent for intent in intents}
-    for shard, intent in by_shard.items():
+    by_shard = {deployment.ledger.shard_of(quota): quota for quota in quotas}
+    for shard, quota in by_shard.items():
         try:
-            deployment.persist_tail(intent.quota)
+            deployment.persist_tail(quota)
         except EngineUnavailableError as error:
-            log.warning("promised grants of shard %d wait: %s", shard, error)
+            log.warning("what was promised in shard %d waits: %s", shard, error)
         else:
             persisted.add(shard)
     return persisted
-
-
-def _ids(intents: Sequence[GrantIntent]) -> set[tuple[QuotaName, str]]:
-    return {(intent.quota, intent.grant_id) for intent in intents}

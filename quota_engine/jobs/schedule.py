@@ -134,7 +134,7 @@ def _intents(scheduler: Scheduler) -> Outcome:
     if wrong := _clocks_differ(scheduler):
         return wrong
     kept = intents.apply_intents(scheduler.deployment, scheduler.transport, scheduler.intent_age)
-    text = f"{kept.issued} promised grants issued, {kept.refused} refused, {kept.wait} wait"
+    text = f"{kept.kept} promises kept, {kept.refused} refused, {kept.wait} wait"
     return Outcome(text, not kept.refused)
 
 

@@ -20,7 +20,6 @@ from sqlalchemy import Connection, Row, Table, func, select, text
 from quota_engine import kinds
 from quota_engine.chain import INTENT, OPEN, PENDING, Cause, Hold, QuotaLog
 from quota_engine.events import (
-    CHARGES,
     HOLD_PLACED,
     TELL_USAGE,
     Entry,
@@ -191,12 +190,11 @@ class _Replay:
         if self._next_usage and self._next_usage.version == entry.version:
             record, self._next_usage = self._next_usage, next(self._usage, None)
         tells_usage = entry.kind in TELL_USAGE
-        charged = entry.amount if entry.kind in CHARGES else 0
         if (usage is not None and tells_usage) != (record is not None):
             detail = "no usage record" if record is None else "a usage record without usage"
             yield Finding(self.log.name, Cause.USAGE, detail, entry.version)
-        elif record is not None and record.amount != charged:
-            detail = f"the usage record says {record.amount}, the entry {charged}"
+        elif record is not None and record.amount != entry.charged:
+            detail = f"the usage record says {record.amount}, the entry {entry.charged}"
             yield Finding(self.log.name, Cause.USAGE, detail, entry.version)
 
 

@@ -120,6 +120,7 @@ class _Batch:
         now = _clock(cursor)
         writing.write_entries(cursor, self._recorded, now, reach)
         writing.write_usage(cursor, self._recorded, now)
+        writing.write_refunds(cursor, self._recorded, now)
         writing.write_quarantine(cursor, shard, self._quarantined, now)
         changed = {incoming.quota for incoming, _, _ in self._recorded} | set(self.appended.frozen)
         heads = [log for name, log in self._logs.items() if name in changed]

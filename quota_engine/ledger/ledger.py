@@ -14,18 +14,21 @@ from types import TracebackType
 
 from sqlalchemy import Connection, Engine
 
+from quota_engine.commands.charges import ChargeFate
 from quota_engine.commands.grants import GrantTerms
+from quota_engine.commands.refunds import RecordedRefund, Refund, RefundRequest
 from quota_engine.commands.snapshots import Operation, Snapshot
 from quota_engine.commands.steps import HoldFate, OperationFate
+from quota_engine.corrections import CallOfModel
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import history as histories
-from quota_engine.ledger import intents, shards, snapshots
+from quota_engine.ledger import intents, refunds, shards, snapshots
 from quota_engine.ledger.connection import answering, open_engine
 from quota_engine.ledger.history import QuotaHead, RecordedEntry
 from quota_engine.ledger.intents import GrantIntent
 from quota_engine.ledger.shards import Deployment, ShardState
-from quota_engine.ledger.usage_records import read_usage
+from quota_engine.ledger.usage_records import calls_of_model, read_usage
 from quota_engine.recorded import RecordedCall, UsageQuery
 
 PAGE_SIZE = 1_000
@@ -135,6 +138,16 @@ class Ledger:
         with self.transaction() as connection:
             return snapshots.find_fate(connection, quota, operation_id)
 
+    def find_charge(self, quota: QuotaName, operation_id: str) -> ChargeFate:
+        """Return a charge and its corrections, as of the quota's head."""
+        with self.transaction() as connection:
+            return refunds.find_charge(connection, quota, operation_id)
+
+    def quotas_of_call(self, operation_id: str) -> list[QuotaName]:
+        """Return the quotas in which a call left a usage record."""
+        with self.transaction() as connection:
+            return refunds.quotas_of_call(connection, operation_id)
+
     def history(
         self, quota: QuotaName, after_version: int = 0, limit: int | None = None
     ) -> list[RecordedEntry]:
@@ -146,6 +159,17 @@ class Ledger:
         """Return the usage records that are asked for, oldest first."""
         with self.transaction() as connection:
             return read_usage(connection, query)
+
+    def calls_of_model(
+        self,
+        provider: str,
+        model: str,
+        between_ms: tuple[int, int],
+        after: tuple[int, int] | None,
+    ) -> list[CallOfModel]:
+        """Return a page of a model's billed calls, in the order of their end, after a place."""
+        with self.transaction() as sql:
+            return calls_of_model(sql, provider, model, between_ms, after=after, limit=PAGE_SIZE)
 
     # -- many quotas
 
@@ -191,3 +215,20 @@ class Ledger:
         """Return promised grants that nobody has applied for a while, oldest first."""
         with self.transaction() as connection:
             return intents.open_intents(connection, older_than, limit)
+
+    def record_refund(self, request: RefundRequest) -> RecordedRefund:
+        """Promise a refund; decide how much of its charge may be given back, and to whom."""
+        with self.transaction() as connection:
+            return refunds.record_refund(connection, request)
+
+    def withdraw_refund(self, command: Refund) -> None:
+        """Forget the promise of a refund that was refused; does nothing once it was kept."""
+        with self.transaction() as connection:
+            refunds.withdraw_refund(connection, command)
+
+    def open_refunds(
+        self, older_than: timedelta = timedelta(0), limit: int = PAGE_SIZE
+    ) -> list[Refund]:
+        """Return promised refunds that nobody has applied for a while, oldest first."""
+        with self.transaction() as connection:
+            return refunds.open_refunds(connection, older_than, limit)

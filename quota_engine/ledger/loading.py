@@ -83,9 +83,10 @@ def load(
         place = (name.account, name.quota_type)
         operations.add((*place, entry.operation_id))
         grants.update((*place, move.grant_id) for move in entry.movements)
-        if entry.subject:
-            kind = holds if entry.kind.startswith("hold.") else grants
-            kind.add((*place, entry.subject))
+        if entry.kind.startswith("hold."):
+            holds.add((*place, entry.subject))
+        elif entry.kind.startswith("grant."):
+            grants.add((*place, entry.subject))
     cursor.execute(_PLAN)
     _load_heads(cursor, logs)
     _load_grants(cursor, logs, grants)

@@ -236,6 +236,24 @@ grants = Table(
     ),
 )
 
+#: Units of a charge that are given back, from the moment they were promised. ``operation_id``: of
+#: the charge. ``parts``: JSON, the grants they go to, with units and terms, as the script is told.
+refunds = Table(
+    "refunds",
+    metadata,
+    *_quota_key(),
+    Column("refund_id", _id(), primary_key=True),
+    Column("operation_id", _id(), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("parts", Text, nullable=False),
+    Column("grace_ms", BigInteger, nullable=False),
+    Column("details", Text, nullable=False, server_default=""),
+    Column("intended_at", _instant(), nullable=False),
+    Column("applied_version", BigInteger),
+    Index("refunds_of_charge", "account", "quota_type", "operation_id"),
+    Index("refunds_intended", "intended_at", postgresql_where=text("applied_version IS NULL")),
+)
+
 #: Bytes from an outbox that did not fit, as they were. ``cause`` is one of
 #: quota_engine.chain.Cause, ``reason`` says it in words; ``quota`` is null where no quota can be
 #: recognised.
@@ -290,6 +308,7 @@ usage_records = Table(
     *(Column(name, BigInteger) for name in ("held", "latency_ms", "first_token_ms")),
     Column("request_id", Text),
     Column("metadata", JSON(none_as_null=True)),
+    *(Column(name, Text) for name in ("service_tier", "corrects")),
     UniqueConstraint("account", "quota_type", "version", name="usage_records_entry"),
     Index("usage_records_occurred", "at_ms"),
     Index("usage_records_of_account", "account", "at_ms"),

@@ -12,22 +12,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, select, tuple_
 
+from quota_engine.corrections import CallOfModel
 from quota_engine.events import (
-    CHARGES,
     TELL_USAGE,
     Event,
     MalformedEntryError,
     UnknownFormatError,
     parse_entry,
 )
+from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
 from quota_engine.ledger.incoming import details_of
 from quota_engine.recorded import READERS, RecordedCall, UsageQuery, recorded_call, told_by
 
 #: Escaped backslashes and whole pairs, which are legal; NUL and half characters, which are not.
 _ESCAPES = re.compile(r"\\\\|\\ud[89ab]..\\ud[c-f]..|\\u0000|\\ud[89a-f]..")
+
+#: A hold lives at most so long.
+DAY_MS = 86_400_000
 
 #: The columns that are made from the JSON, in the order of ``columns_told_by``.
 TOLD_COLUMNS = tuple(READERS)
@@ -90,6 +94,39 @@ def read_usage(connection: Connection, query: UsageQuery) -> list[RecordedCall]:
     return [recorded_call(**row._mapping) for row in rows]
 
 
+def calls_of_model(
+    connection: Connection,
+    provider: str,
+    model: str,
+    between_ms: tuple[int, int],
+    *,
+    after: tuple[int, int] | None,
+    limit: int,
+) -> list[CallOfModel]:
+    """
+    Return a page of a model's billed calls, in the order of their end, after a place.
+
+    A call that was admitted before an instant may end up to a day after it.
+    """
+    columns = tables.usage_records.c
+    wanted = (
+        select(
+            columns.account, columns.quota_type, columns.operation_id, columns.at_ms, columns.id
+        )
+        .where(columns.provider == provider, columns.model == model)
+        .where(columns.at_ms >= between_ms[0], columns.at_ms < between_ms[1] + DAY_MS)
+        .where(columns.corrects.is_(None), columns.unbilled.is_(None))
+        .order_by(columns.at_ms, columns.id)
+        .limit(limit)
+    )
+    if after is not None:
+        wanted = wanted.where(tuple_(columns.at_ms, columns.id) > tuple_(*after))
+    return [
+        CallOfModel(QuotaName(row.account, row.quota_type), row.operation_id, (row.at_ms, row.id))
+        for row in connection.execute(wanted)
+    ]
+
+
 def pending_call(event: Event) -> RecordedCall | None:
     """Return the usage record that an entry in an outbox will leave; None if it leaves none."""
     try:
@@ -105,7 +142,7 @@ def pending_call(event: Event) -> RecordedCall | None:
         quota_type=entry.name.quota_type,
         version=entry.version,
         operation_id=entry.operation_id,
-        amount=entry.amount if entry.kind in CHARGES else 0,
+        amount=entry.charged,
         shortfall=entry.shortfall,
         late="late" in entry.flags.split(),
         at_ms=entry.at_ms,

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 
 from quota_engine.chain import Grant, Hold, Misfit, QuotaLog
-from quota_engine.events import CHARGES, movements_text
+from quota_engine.commands.refunds import RefundPart
+from quota_engine.events import QUOTA_REFUNDED, Movement, movements_text
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
@@ -104,6 +105,20 @@ ON CONFLICT (account, quota_type, grant_id) DO UPDATE SET
 """
 
 
+_REFUNDS = """
+INSERT INTO refunds (
+    account, quota_type, refund_id, operation_id, amount, parts, applied_version,
+    grace_ms, intended_at
+)
+SELECT n.*, 0, %s
+FROM unnest(
+    %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[]
+) AS n
+ON CONFLICT (account, quota_type, refund_id) DO UPDATE SET
+    applied_version = excluded.applied_version
+"""
+
+
 def write_entries(
     cursor: Cursor,
     rows: Sequence[Recorded],
@@ -163,11 +178,35 @@ def write_usage(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetime)
             entry, name = incoming.entry, incoming.quota
             assert entry is not None
             assert name is not None
-            charged = entry.amount if entry.kind in CHARGES else 0
-            row = (name.account, name.quota_type, entry.version, entry.operation_id, charged)
+            place = (name.account, name.quota_type, entry.version, entry.operation_id)
             late = "late" in entry.flags.split()
             rest = (entry.shortfall, late, details.usage, entry.at_ms, recorded_at)
-            copy.write_row((*row, *rest, *columns_told_by(details.told)))
+            copy.write_row((*place, entry.charged, *rest, *columns_told_by(details.told)))
+
+
+def write_refunds(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetime) -> None:
+    """Mark refunds as applied; one that nobody promised here is kept all the same."""
+    entries = [row[0].entry for row in rows if row[1] is None]
+    refunds = [entry for entry in entries if entry and entry.kind == QUOTA_REFUNDED]
+    told = [
+        (
+            entry.name.account,
+            entry.name.quota_type,
+            entry.operation_id,
+            entry.subject,
+            entry.amount,
+            json.dumps([_returned(move) for move in entry.movements]),
+            entry.version,
+        )
+        for entry in refunds
+    ]
+    if told:
+        cursor.execute(_REFUNDS, (recorded_at, *columns(told, 7)))
+
+
+def _returned(move: Movement) -> Sequence[str]:
+    """Return what a refund gave a grant, without the terms: nobody will apply it again."""
+    return RefundPart(move.grant_id, move.remaining, 0, 0, 0, 0).words()
 
 
 def write_quarantine(

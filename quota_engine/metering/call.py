@@ -31,10 +31,10 @@ from quota_engine.errors import (
 from quota_engine.estimate import estimate
 from quota_engine.extraction import Anomaly, Observed, Origin, Reported, extract, origin_of
 from quota_engine.metering import record
-from quota_engine.metering.charges import currency_of, is_credit, units_of
 from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.plan import Arguments, Plan
 from quota_engine.metering.record import UsageRecord
+from quota_engine.units import currency_of, is_credit, units_of
 from quota_engine.usage import Usage
 
 log = logging.getLogger("quota_engine.metering")
@@ -327,6 +327,8 @@ class MeteredCall:
             cost=None if cost is None else str(cost.amount),
             currency=None if cost is None else cost.currency,
             price_ids=() if cost is None else tuple(cost.price_ids),
+            priced_at=None if self._at is None else self._at.isoformat(),
+            service_tier=self._service_tier,
             unbilled=self._unbilled,
             unpriced=self._unpriced,
             anomaly=anomaly,

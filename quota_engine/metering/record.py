@@ -37,6 +37,9 @@ class UsageRecord:
     cost: str | None = None
     currency: str | None = None
     price_ids: tuple[str, ...] = ()
+    #: When the call was admitted: an instant in ISO format, whose prices it pays.
+    priced_at: str | None = None
+    service_tier: str | None = None
     unbilled: str | None = None
     unpriced: str | None = None
     anomaly: Mapping[str, Any] | None = None

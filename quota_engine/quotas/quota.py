@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from quota_engine.quotas.charging import Charging
 from quota_engine.quotas.granting import Granting
+from quota_engine.quotas.refunding import Refunding
 
 
-class Quota(Granting, Charging):
+class Quota(Granting, Charging, Refunding):
     """What one account has of one quota type, by its rules."""

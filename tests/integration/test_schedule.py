@@ -147,7 +147,7 @@ def test_a_promise_is_kept_once_by_two_schedulers(engine: QuotaEngine) -> None:
         promise(engine, f"grant-{number}")
     with ThreadPoolExecutor(2) as threads:
         kept = list(threads.map(lambda _: keep_promises(engine), range(2)))
-    assert sum(one.issued for one in kept) >= 10
+    assert sum(one.kept for one in kept) >= 10
     assert kinds(engine) == ["grant.issued"] * 10
     engine.drain()
     assert engine.deployment.ledger.open_intents() == []
@@ -159,16 +159,16 @@ def test_a_promise_is_kept_once_by_two_schedulers(engine: QuotaEngine) -> None:
 def test_a_young_promise_is_its_issuers(engine: QuotaEngine) -> None:
     promise(engine, "grant-1")
     scheduler = scheduler_of(engine)
-    assert scheduler.run(duty("intents")).text.startswith("0 promised grants issued")
+    assert scheduler.run(duty("intents")).text.startswith("0 promises kept")
     scheduler.intent_age = AT_ONCE
-    assert scheduler.run(duty("intents")).text.startswith("1 promised grants issued")
+    assert scheduler.run(duty("intents")).text.startswith("1 promises kept")
 
 
 def test_an_engine_does_what_is_due_at_once(
     engine: QuotaEngine, redis_url: str, database_url: str
 ) -> None:
     promise(engine, "grant-1")
-    assert engine.run_schedule()["intents"].startswith("1 promised grants issued")
+    assert engine.run_schedule()["intents"].startswith("1 promises kept")
     due_quota(engine)
     with QuotaEngine.open(redis_url, database_url, clock=lambda: LATER) as later:
         assert list(later.run_schedule()) == ["intents"], "others' quotas are left alone"
@@ -177,10 +177,10 @@ def test_an_engine_does_what_is_due_at_once(
 
 def test_a_promise_kept_long_ago_is_not_kept_again(engine: QuotaEngine) -> None:
     promise(engine, "grant-1")
-    assert keep_promises(engine).issued == 1
+    assert keep_promises(engine).kept == 1
     for key in engine.deployment.client.scan_iter("*:ops?:*"):
         engine.deployment.client.delete(key)  # Redis has forgotten; the entry is still pending
-    assert keep_promises(engine).issued == 0
+    assert keep_promises(engine).kept == 0
     assert kinds(engine) == ["grant.issued"]
 
 
@@ -202,7 +202,7 @@ def test_a_promise_to_a_frozen_quota_waits(engine: QuotaEngine) -> None:
     promise(engine, "grant-1")
     assert keep_promises(engine) == Kept(wait=1)
     engine.deployment.freeze(QUOTA, "")
-    assert keep_promises(engine) == Kept(issued=1)
+    assert keep_promises(engine) == Kept(kept=1)
 
 
 def test_promises_of_a_shard_that_cannot_be_drained_wait(

@@ -20,13 +20,16 @@ from quota_engine.commands import (
     PlaceHold,
     RecordRepair,
     RecordUsage,
+    Refund,
+    RefundPart,
     ReleaseHold,
     SetOverdraftLimit,
     Snapshot,
     VoidGrant,
 )
+from quota_engine.instants import NEVER_MS
 from quota_engine.keys import QuotaName
-from tests.shards import EPOCH, Raw, Shard
+from tests.shards import EPOCH, NOON_MS, Raw, Shard
 
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -49,10 +52,24 @@ WRITING: dict[str, Command[Any]] = {
     "record_usage": RecordUsage(quota=NAME, operation_id="new", details='{"usage":{}}'),
     "record_repair": RecordRepair(quota=NAME, operation_id="new", cause="held", details="{}"),
     "cancel_operation": CancelOperation(quota=NAME, operation_id="new", is_absent=True),
+    "refund": Refund(
+        quota=NAME,
+        refund_id="new",
+        charge_id="d",
+        amount=5,
+        parts=(RefundPart("g", 5, 50, NOON_MS, NEVER_MS, NOON_MS),),
+    ),
     "catch_up": CatchUp(quota=NAME),
 }
 #: Those that a frozen quota refuses.
-NEED_SOUND_LOG = ("place_hold", "debit", "issue_grant", "void_grant", "set_overdraft_limit")
+NEED_SOUND_LOG = (
+    "place_hold",
+    "debit",
+    "issue_grant",
+    "void_grant",
+    "set_overdraft_limit",
+    "refund",
+)
 #: Those that carry an operation id.
 REPEATABLE = tuple(script for script in WRITING if script != "catch_up")
 
@@ -127,6 +144,17 @@ class Scene(Shard):
     def debit(self, operation_id: str, amount: int, *, used: bool = False) -> Raw:
         kind = DebitUsed if used else Debit
         return self.call(kind(quota=NAME, operation_id=operation_id, amount=amount))
+
+    def refund(self, refund_id: str, amount: int, *parts: RefundPart, grace_ms: int = 0) -> Raw:
+        command = Refund(
+            quota=NAME,
+            refund_id=refund_id,
+            charge_id="d",
+            amount=amount,
+            parts=parts,
+            grace_ms=grace_ms,
+        )
+        return self.call(command)
 
     def limit(self, limit: int | None, operation_id: str = "limit") -> Raw:
         command = SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import astuple, replace
 from typing import Any
 
 from hypothesis import Phase
 
+from quota_engine.chain import Grant
 from quota_engine.commands import (
     CancelOperation,
     CaptureHold,
@@ -19,11 +22,14 @@ from quota_engine.commands import (
     PlaceHold,
     RecordRepair,
     RecordUsage,
+    Refund,
+    RefundPart,
     ReleaseHold,
     SetOverdraftLimit,
     VoidGrant,
 )
-from quota_engine.keys import ShardKeys
+from quota_engine.events import Entry
+from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.quotas import Quota, Refused
 from quota_engine.scripts import load_scripts
 
@@ -49,6 +55,22 @@ def expected(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> 
         return [refused.code, *available]
 
 
+def altered(command: Command[Any]) -> Command[Any]:
+    """Return the same operation with other arguments."""
+    match command:
+        case IssueGrant():
+            return replace(command, terms=replace(command.terms, amount=command.terms.amount + 1))
+        case SetOverdraftLimit():
+            return replace(command, overdraft_limit=7)
+        case RecordUsage():
+            return replace(command, details="{}")
+        case RecordRepair():
+            return replace(command, cause="chain")
+        case CaptureHold() | Debit() | PlaceHold() | ExtendHold() | Refund():
+            return replace(command, amount=command.amount + 1)
+    return command
+
+
 def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> tuple[str, ...]:
     if isinstance(command, CatchUp):
         return quota.catch_up(now_ms, command.due_max)
@@ -57,6 +79,8 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
         options |= {"is_absent": command.is_absent, "details": command.details}
         return quota.cancel_operation(now_ms, command.operation_id, **options)
     print_ = fingerprint_of(command)
+    if isinstance(command, Refund):
+        return _refund(quota, command, now_ms, print_, due_max)
     match command:
         case IssueGrant(grant_id=grant_id, terms=terms):
             return quota.issue_grant(
@@ -103,3 +127,35 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
                 now_ms, operation_id, print_, cause, details=command.details, **options
             )
     raise TypeError(f"the model has no {command.script}")
+
+
+def _refund(
+    quota: Quota, command: Refund, now_ms: int, print_: str, due_max: int
+) -> tuple[str, ...]:
+    place = load_scripts()["refund"].argv.index("grant_details")
+    return quota.refund(
+        *(now_ms, command.refund_id, print_, command.amount),
+        charge_id=command.charge_id,
+        parts=tuple(astuple(part) for part in command.parts),
+        grace_ms=command.grace_ms,
+        grant_details=str(command.argv(CONTEXT)[place]),
+        details=command.details,
+        due_max=due_max,
+    )
+
+
+def refund_of(
+    quota: QuotaName, charge: Entry, amount: int, grants: Mapping[str, Grant], **options: Any
+) -> Refund:
+    """Return the refund of a charge, or of a part of it, as the ledger would decide."""
+    collected = charge.amount - charge.shortfall
+    amount = min(amount, collected)
+    taken = [(move.grant_id, move.consumed) for move in charge.movements if move.consumed]
+    rest = amount - min(amount, collected - sum(units for _, units in taken))
+    parts = []
+    for grant_id, units in reversed(taken):
+        if part := min(units, rest):
+            parts.append(RefundPart.of(grants[grant_id], part))
+            rest -= part
+    charge_id = charge.operation_id
+    return Refund(quota=quota, charge_id=charge_id, amount=amount, parts=tuple(parts), **options)

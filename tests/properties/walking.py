@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import chain, count
 from typing import Any
 
@@ -34,6 +33,7 @@ from quota_engine.commands import (
     ReadBalance,
     RecordRepair,
     RecordUsage,
+    Refund,
     ReleaseHold,
     SetOverdraftLimit,
     VoidGrant,
@@ -41,7 +41,7 @@ from quota_engine.commands import (
 from quota_engine.events import NEVER_MS, Entry, next_chain
 from quota_engine.keys import QuotaName
 from quota_engine.quotas import Quota
-from tests.properties.beside import expected
+from tests.properties.beside import altered, expected, refund_of
 from tests.shards import NOON_MS, Shard, check_state, snapshot_of
 
 BURST = 5
@@ -55,22 +55,6 @@ places = st.integers(0, 5)
 due_maxes = st.sampled_from([1, 2, 32, 32, 32])
 details = st.sampled_from(["", '{"reference":"单 7"}'])
 instants = st.sampled_from([None, None, None, 2000, 4000, 9000])
-
-
-def altered(command: Command[Any]) -> Command[Any]:
-    """Return the same operation with other arguments."""
-    match command:
-        case IssueGrant():
-            return replace(command, terms=replace(command.terms, amount=command.terms.amount + 1))
-        case SetOverdraftLimit():
-            return replace(command, overdraft_limit=7)
-        case RecordUsage():
-            return replace(command, details="{}")
-        case RecordRepair():
-            return replace(command, cause="chain")
-        case CaptureHold() | Debit() | PlaceHold() | ExtendHold():
-            return replace(command, amount=command.amount + 1)
-    return command
 
 
 class Rules(RuleBasedStateMachine):
@@ -214,6 +198,21 @@ class Rules(RuleBasedStateMachine):
         kind = DebitUsed if already_used else Debit
         self.both(kind(quota=NAME, operation_id=operation_id, amount=amount), due_max)
 
+    @rule(place=places, amount=amounts, grace_ms=st.sampled_from([0, 0, 3000]), due_max=due_maxes)
+    def refund(self, place: int, amount: int, grace_ms: int, due_max: int) -> None:
+        """Give back a charge, or a part of it, as the ledger would decide: each charge once."""
+        done = {command.charge_id for command, _ in self.sent if isinstance(command, Refund)}
+        charges = [
+            entry
+            for entry in reversed(self.quota.log)
+            if entry.charged > entry.shortfall and entry.operation_id not in done
+        ]
+        if place >= len(charges):
+            return
+        options = {"refund_id": self.fresh("r"), "grace_ms": grace_ms}
+        refund = refund_of(NAME, charges[place], amount, self.log.grants, **options)
+        self.both(refund, due_max)
+
     @rule(text=details, due_max=due_maxes)
     def record_usage(self, text: str, due_max: int) -> None:
         record = RecordUsage(quota=NAME, operation_id=self.fresh("u"), details=text)
@@ -291,6 +290,7 @@ class Rules(RuleBasedStateMachine):
             (2, lambda: self.capture_part(place, amount // 2 + 1, due_max)),
             (3, lambda: self.release_hold(place, due_max)),
             (3, lambda: self.debit(amount, is_odd, due_max)),
+            (2, lambda: self.refund(place, amount, 3000 * is_odd, due_max)),
             (1, lambda: self.void_grant(place, due_max)),
             (1, lambda: self.set_overdraft_limit(chance.choice([0, 50, 300, None]))),
             (3, lambda: self.send_again(chance.randint(1, 8), is_odd)),

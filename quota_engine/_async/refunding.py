@@ -1,0 +1,176 @@
+"""The calls that give back a charge, or settle it anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from quota_engine import corrections, flows
+from quota_engine._async.calling import AsyncCalling
+from quota_engine.amounts import checked_amount
+from quota_engine.arguments import checked_text, checked_ttl_ms
+from quota_engine.commands import ChargeFate, Command, Refunded, RefundRequest
+from quota_engine.commands.arguments import details_text
+from quota_engine.corrections import CorrectedUsage, Used, admitted_at
+from quota_engine.errors import (
+    InvalidArgumentError,
+    OperationNotFoundError,
+    PricingNotFoundError,
+)
+from quota_engine.ids import checked_id
+from quota_engine.keys import QuotaName
+from quota_engine.prices.cost import Cost
+from quota_engine.units import currency_of, is_credit, units_of
+from quota_engine.usage import Usage
+from quota_engine.waiting import in_thread
+
+
+class AsyncRefunding(AsyncCalling):
+    """Refunds and corrections."""
+
+    async def refund(
+        self,
+        account: str,
+        quota_type: str,
+        operation_id: str,
+        amount: int | None = None,
+        refund_id: str | None = None,
+        *,
+        grace: timedelta | None = None,
+        reference: str | None = None,
+        actor: str | None = None,
+    ) -> Refunded:
+        """
+        Give back what a debit or capture took, or ``amount`` of it; a hold's id means its capture.
+
+        They return to the grants that paid, last taken first; what was debt pays debt. What ended
+        grants had paid is forfeited, or with ``grace`` becomes a grant that lives so long. Never
+        more than was taken, all refunds together: else ``InvalidAmountError``. Idempotent by
+        ``refund_id``. Raises ``OperationNotFoundError``. Waits until the ledger has the charge.
+        """
+        request = RefundRequest(
+            quota=self._quota(account, quota_type),
+            refund_id=self._id(refund_id, "refund"),
+            operation_id=checked_id(operation_id, name="operation id"),
+            amount=None if amount is None else checked_amount(amount),
+            grace_ms=0 if grace is None else checked_ttl_ms(grace.total_seconds()),
+            details=details_text(
+                {
+                    "reference": checked_text(reference, name="reference"),
+                    "actor": checked_text(actor, name="actor"),
+                }
+            ),
+        )
+        return await self._transport.drive(flows.refunded(request))
+
+    async def correct_usage(
+        self,
+        operation_id: str,
+        usage: Usage | Mapping[str, Any] | int,
+        *,
+        account: str | None = None,
+        quota_type: str | None = None,
+        reference: str | None = None,
+        actor: str | None = None,
+    ) -> CorrectedUsage:
+        """
+        Settle the difference to a provider's final bill; the entries of the call stay.
+
+        ``operation_id``: of the debit or capture, or the hold's id. ``usage``: what the call used
+        in all, or units of the quota type. More than was charged is charged as used, less is
+        refunded to the grants that paid, and a record of the difference is kept. Cost is counted
+        by the prices that were in force when the call was admitted. The same usage again changes
+        nothing; two callers who correct a call at once have one effect, or
+        ``IdempotencyConflictError``. Account and quota type are needed where the id is used in
+        several quotas. Raises ``OperationNotFoundError``. Waits until the ledger has the call.
+        """
+        await self._transport.connect()
+        id_ = checked_id(operation_id, name="operation id")
+        quota = await self._quota_of_call(id_, account, quota_type)
+        fate = await self._transport.drive(flows.charge_of(quota, id_))
+        used = await self._used(quota, fate, usage)
+        return await self._settle(quota, fate, used, reference=reference, actor=actor)
+
+    async def _quota_of_call(
+        self, operation_id: str, account: str | None, quota_type: str | None
+    ) -> QuotaName:
+        if account is not None and quota_type is not None:
+            return self._quota(account, quota_type)
+        found = [
+            quota
+            for quota in await in_thread(self._backing.quotas_of_call, operation_id)
+            if account in {None, quota.account} and quota_type in {None, quota.quota_type}
+        ]
+        if not found:
+            raise OperationNotFoundError(
+                f"no call left a record by the operation id {operation_id}"
+            )
+        if len(found) > 1:
+            names = ", ".join(map(str, found[:3]))
+            raise InvalidArgumentError(
+                f"{operation_id} is in {len(found)} quotas ({names}): say account= and quota_type="
+            )
+        return found[0]
+
+    async def _used(
+        self, quota: QuotaName, fate: ChargeFate, usage: Usage | Mapping[str, Any] | int
+    ) -> Used:
+        """Return what a call used after all, in units and at the prices of its own time."""
+        if isinstance(usage, int):
+            return Used(units=checked_amount(usage, zero_allowed=True))
+        whole = usage if isinstance(usage, Usage) else Usage(**usage)
+        cost = await self._cost_then(quota, fate, whole)
+        units = cost.nano_units if cost and is_credit(quota.quota_type) else None
+        return Used(
+            units=units_of(quota.quota_type, whole) if units is None else units,
+            counts=whole.counts(),
+            cost=None if cost is None else cost.amount,
+            currency=None if cost is None else cost.currency,
+            price_ids=() if cost is None else tuple(cost.price_ids),
+        )
+
+    async def _cost_then(self, quota: QuotaName, fate: ChargeFate, usage: Usage) -> Cost | None:
+        """Return what a usage cost when the call was admitted; None where nothing prices it."""
+        assert fate.charge is not None
+        told = fate.charge.usage
+        currency = currency_of(quota.quota_type) if is_credit(quota.quota_type) else None
+        try:
+            return await self.cost(
+                usage,
+                provider=told.get("provider", ""),
+                model=told.get("model", ""),
+                usage_type=told.get("usage_type"),
+                at=admitted_at(fate.charge),
+                service_tier=told.get("service_tier"),
+                currency=currency or told.get("currency"),
+            )
+        except (PricingNotFoundError, InvalidArgumentError):
+            if is_credit(quota.quota_type):
+                raise
+            return None
+
+    async def _settle(
+        self,
+        quota: QuotaName,
+        fate: ChargeFate,
+        used: Used,
+        *,
+        reference: str | None,
+        actor: str | None,
+    ) -> CorrectedUsage:
+        """Write what settles a call anew."""
+        details = {
+            "actor": checked_text(actor, name="actor"),
+            "why": checked_text(reference, name="reference"),
+        }
+        operation_ids = []
+        for step in corrections.steps(quota, fate, used, details):
+            if isinstance(step, RefundRequest):
+                await self._transport.drive(flows.refunded(step))
+                operation_ids.append(step.refund_id)
+            else:
+                command: Command[Any] = step
+                await self._transport.drive(flows.settled(command))
+                operation_ids.append(step.operation_id)
+        return corrections.corrected(quota, fate, used, operation_ids)

@@ -1,0 +1,35 @@
+"""A charge as the ledger knows it, with everything that was done to it afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeEntry:
+    """One entry of a charge or of its corrections. ``usage``: what its details tell, or empty."""
+
+    operation_id: str
+    kind: str
+    at_ms: int
+    #: Units charged; of a refund, units given back.
+    amount: int
+    shortfall: int
+    #: What refunds have given back of this very entry.
+    refunded: int
+    usage: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeFate:
+    """
+    What the ledger knows of a charge, as of ``version``, its head of the quota.
+
+    ``charge`` None: nothing. ``corrections`` in the order in which they were made.
+    """
+
+    version: int
+    charge: ChargeEntry | None = None
+    corrections: tuple[ChargeEntry, ...] = ()

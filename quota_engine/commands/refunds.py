@@ -1,0 +1,166 @@
+"""A charge given back: what is asked, and what the script is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from quota_engine.chain import EXPIRED, VOIDED
+from quota_engine.commands.arguments import (
+    details_text,
+    fingerprint,
+    writing_argv,
+    writing_keys,
+)
+from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.quotas import Allocation
+from quota_engine.commands.snapshots import Operation
+from quota_engine.errors import EngineFault, OperationNotFoundError
+from quota_engine.keys import QuotaName, ShardKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refunded:
+    """
+    What a refund gave back, in units of the quota type.
+
+    ``allocations`` says to which grants; the rest of ``amount`` paid debt, except ``forfeited``,
+    whose grants have ended, and ``regranted``, which became grants of its own.
+    """
+
+    refund_id: str
+    operation_id: str
+    account: str
+    quota_type: str
+    amount: int
+    forfeited: int
+    regranted: int
+    balance: int
+    version: int
+    allocations: tuple[Allocation, ...]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefundRequest:
+    """What a caller wants back of a charge. ``amount`` None: all that is left of it."""
+
+    quota: QuotaName
+    refund_id: str
+    operation_id: str
+    amount: int | None = None
+    #: How long a grant lives that is made for what ended grants had paid; 0: that is forfeited.
+    grace_ms: int = 0
+    details: str = ""
+
+
+class PaidBy(Protocol):
+    """A grant that paid, as the log or the ledger has it."""
+
+    grant_id: str
+    state: str
+    priority: int
+    starts_at_ms: int
+    expires_at_ms: int
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefundPart:
+    """Units that go back to one grant, with its terms. ``expires_at_ms`` 0: it has ended."""
+
+    grant_id: str
+    units: int
+    priority: int
+    starts_at_ms: int
+    expires_at_ms: int
+    created_at_ms: int
+
+    @classmethod
+    def of(cls, grant: PaidBy, units: int) -> RefundPart:
+        """Return ``units`` of a grant as the log left it."""
+        return cls(
+            grant_id=grant.grant_id,
+            units=units,
+            priority=grant.priority,
+            starts_at_ms=grant.starts_at_ms,
+            expires_at_ms=0 if grant.state in {EXPIRED, VOIDED} else grant.expires_at_ms,
+            created_at_ms=grant.created_at_ms,
+        )
+
+    def words(self) -> tuple[str, ...]:
+        """Return it as the script and the ledger keep it."""
+        numbers = (self.units, self.priority, self.starts_at_ms, self.expires_at_ms)
+        return (self.grant_id, *map(str, numbers), str(self.created_at_ms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund(Command[Refunded]):
+    """Give back a charge, as it was promised in the ledger. See ``lua/refund.lua``."""
+
+    script: ClassVar[str] = "refund"
+
+    quota: QuotaName
+    refund_id: str
+    charge_id: str
+    amount: int
+    #: In the order in which they are given: last taken first.
+    parts: tuple[RefundPart, ...]
+    grace_ms: int = 0
+    details: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what is asked; which grants it goes to follows from that."""
+        return fingerprint("refund", self.charge_id, self.amount, self.grace_ms)
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return writing_keys(keys, self.quota)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        parts = "".join(f"{word}\n" for part in self.parts for word in part.words())
+        grant_details = details_text({"source": "refund", "reference": self.charge_id})
+        asked = (self.refund_id, self.fingerprint, self.amount, self.charge_id, parts)
+        rest = (*asked, self.grace_ms, grant_details, self.details)
+        return (*writing_argv(context, self.quota), *rest)
+
+    def parse(self, reply: Reply) -> Refunded:
+        match reply:
+            case ["REFUNDED" | "REPLAYED" as outcome, *lines]:
+                answer = Operation.parse(self.refund_id, lines)
+                return self.refunded(answer, replayed=outcome == "REPLAYED")
+        raise EngineFault(f"refund answered {reply!r}")
+
+    def refunded(self, answer: Operation, *, replayed: bool) -> Refunded:
+        """Return the result that ``answer``, of Redis or of the ledger, stands for."""
+        forfeited, regranted = map(int, answer.terms.split())
+        return Refunded(
+            refund_id=self.refund_id,
+            operation_id=self.charge_id,
+            account=self.quota.account,
+            quota_type=self.quota.quota_type,
+            amount=answer.amount,
+            forfeited=forfeited,
+            regranted=regranted,
+            balance=answer.balance + regranted,
+            version=answer.version,
+            allocations=tuple(
+                Allocation(move.grant_id, move.remaining)
+                for move in answer.movements
+                if move.remaining
+            ),
+            replayed=replayed,
+        )
+
+    def unknown(self) -> Refunded:
+        raise OperationNotFoundError(f"{self.quota} has no charge {self.charge_id}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedRefund:
+    """A refund as the ledger promised it. ``applied``: the answer of its entry, if it has one."""
+
+    command: Refund
+    is_new: bool
+    applied: Operation | None
