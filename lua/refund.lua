@@ -40,6 +40,7 @@ RETURNS
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
   QUOTA_NOT_LOADED      not in Redis: hydrate, then retry
+  OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this refund id came before with other arguments
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   CATCH_UP              more than due_max changes are due: run catch_up, then retry

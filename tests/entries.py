@@ -269,6 +269,18 @@ class LogWriter:
             **lines,
         )
 
+    def refund(
+        self, refund_id: str, charge_id: str, parts: dict[str, int], forfeited: int = 0
+    ) -> Written:
+        return self.write(
+            events.QUOTA_REFUNDED,
+            operation_id=refund_id,
+            amount=sum(parts.values()) + forfeited,
+            moves={grant_id: (units, 0) for grant_id, units in parts.items()},
+            subject=charge_id,
+            terms=f"{forfeited} 0",
+        )
+
     def set_limit(self, operation_id: str, limit: int | None) -> Written:
         terms = events.UNLIMITED if limit is None else str(limit)
         return self.write(events.OVERDRAFT_LIMIT_SET, operation_id=operation_id, terms=terms)
@@ -329,5 +341,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.record_usage("u1", usage),
         log.record_repair("repair:balance:22", "balance"),
         log.cancel("d2"),
+        log.debit("d3", 4),
+        log.refund("r1", "d3", {"g4": 3}, forfeited=1),
     ]
     return log, written

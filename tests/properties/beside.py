@@ -75,9 +75,8 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
     if isinstance(command, CatchUp):
         return quota.catch_up(now_ms, command.due_max)
     options: dict[str, Any] = {"due_max": due_max}
-    if isinstance(command, CancelOperation):
-        options |= {"is_absent": command.is_absent, "details": command.details}
-        return quota.cancel_operation(now_ms, command.operation_id, **options)
+    if isinstance(command, CancelOperation | RecordUsage | RecordRepair):
+        return _noted(quota, command, now_ms, options)
     print_ = fingerprint_of(command)
     if isinstance(command, Refund):
         return _refund(quota, command, now_ms, print_, due_max)
@@ -118,15 +117,24 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
         case SetOverdraftLimit(operation_id=operation_id, overdraft_limit=limit):
             options["details"] = command.details
             return quota.set_overdraft_limit(now_ms, operation_id, print_, limit, **options)
-        case RecordUsage(operation_id=operation_id):
-            return quota.record_usage(
-                now_ms, operation_id, print_, details=command.details, **options
-            )
-        case RecordRepair(operation_id=operation_id, cause=cause):
-            return quota.record_repair(
-                now_ms, operation_id, print_, cause, details=command.details, **options
-            )
     raise TypeError(f"the model has no {command.script}")
+
+
+def _noted(
+    quota: Quota,
+    command: CancelOperation | RecordUsage | RecordRepair,
+    now_ms: int,
+    options: dict[str, Any],
+) -> tuple[str, ...]:
+    """Return the answer to what changes no sum."""
+    options["details"] = command.details
+    if isinstance(command, CancelOperation):
+        options["is_absent"] = command.is_absent
+        return quota.cancel_operation(now_ms, command.operation_id, **options)
+    arguments = (now_ms, command.operation_id, fingerprint_of(command))
+    if isinstance(command, RecordUsage):
+        return quota.record_usage(*arguments, **options)
+    return quota.record_repair(*arguments, command.cause, **options)
 
 
 def _refund(
