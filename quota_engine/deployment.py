@@ -103,8 +103,13 @@ class Deployment:
             self._opened = current if opened == current and current is not None else opened
             return self._opened
 
-    def recover(self, *, adopt: bool = False) -> Opened:
-        """Ask the gate; ``adopt``: an operator means this very server."""
+    def recover(self, *, adopt: bool = False, accept_gaps: str = "") -> Opened:
+        """
+        Ask the gate, and wait for it as long as it takes.
+
+        ``adopt``: an operator means this very server. ``accept_gaps``: who accepts, and why, that
+        entries which a stopped shard misses are lost.
+        """
         return gate.ensure_open(
             self.client,
             self.ledger,
@@ -112,6 +117,7 @@ class Deployment:
             adopt=adopt,
             allow_wiped=self.is_embedded,
             is_durable_elsewhere=self.settings.redis_is_durable_elsewhere,
+            accept_gaps=accept_gaps,
         )
 
     # -- the ledger, as clients ask it

@@ -20,6 +20,7 @@ key                             type    holds
 ``{qe:07}:ops0:<quota>``        hash    operation id -> fingerprint and first answer, even periods
 ``{qe:07}:ops1:<quota>``        hash    the same, odd periods; each lives for two periods
 ``qe:deployment``               string  the random id of this deployment
+``qe:recovery``                 string  JSON: how far the last recovery is; nothing depends on it
 ==============================  ======  ==========================================================
 """
 
@@ -30,6 +31,7 @@ from functools import lru_cache
 from zlib import crc32
 
 DEPLOYMENT_KEY = "qe:deployment"
+RECOVERY_KEY = "qe:recovery"
 
 
 @dataclass(frozen=True, slots=True)

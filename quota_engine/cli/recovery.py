@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quota_engine.cli.lazy import command_group
-from quota_engine.cli.opening import hush
-from quota_engine.cli.output import JsonFlag, print_rows
+from quota_engine.cli.opening import Actor, Reference, hush
+from quota_engine.cli.output import JsonFlag, print_json, print_rows
+from quota_engine.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from quota_engine.deployment import Deployment
 
 app = command_group("Open the shards again after Redis was restarted, wiped or replaced.")
 
+RECOVERIES_SHOWN = 5
+RECOVERY_COLUMNS = ("opened_at", "epoch", "reason", "entries", "gaps", "lost", "accepted_by")
 COLUMNS = ("shard", "epoch", "cursor", "incarnation", "opened_at", "stopped")
 
 
@@ -39,10 +42,27 @@ def status(as_json: JsonFlag = False) -> None:
     """
     Show each shard's epoch, the Redis that it was opened for, and why it may be stopped.
 
+    Before that: how far a recovery is that runs now, and what the last ones found.
+
     Example: quota-engine recovery status
     """
+    from quota_engine.jobs.gate_progress import described, read_progress
+    from quota_engine.ledger.epochs import read_recoveries
+
     with reached_deployment() as deployment:
-        print_rows(_shards(deployment), COLUMNS, as_json=as_json)
+        progress = read_progress(deployment.client)
+        with deployment.ledger.transaction() as sql:
+            recoveries = read_recoveries(sql, RECOVERIES_SHOWN)
+        shards = _shards(deployment)
+    if as_json:
+        print_json({"progress": progress, "recoveries": recoveries, "shards": shards})
+        return
+    if running := described(progress):
+        typer.echo(f"{running}\n")
+    if recoveries:
+        print_rows(recoveries, RECOVERY_COLUMNS, as_json=False)
+        typer.echo("")
+    print_rows(shards, COLUMNS, as_json=False)
 
 
 @app.command()
@@ -54,6 +74,16 @@ def run(
             help="This very server is meant, although it is empty or was superseded.",
         ),
     ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option(
+            "--accept-gap",
+            help="Entries that a stopped shard misses are lost: go on without them, and freeze the"
+            " quotas concerned. Needs --actor.",
+        ),
+    ] = False,
+    actor: Actor = None,
+    reference: Reference = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -63,9 +93,14 @@ def run(
     a new empty server in place of one that is lost. What the lost one had not persisted is lost.
 
     Example: quota-engine recovery run --adopt
+    Example: quota-engine recovery run --accept-gap --actor ada --reference ticket-7
     """
+    if accept_gap and not actor:
+        raise InvalidArgumentError("--accept-gap is kept with who said so: name --actor")
+    said = f"{actor} accepts that entries are lost" + (f" ({reference})" if reference else "")
+    accepted = said if accept_gap else ""
     with reached_deployment() as deployment:
-        deployment.recover(adopt=adopt)
+        deployment.recover(adopt=adopt, accept_gaps=accepted)
         print_rows(_shards(deployment), COLUMNS, as_json=as_json)
 
 

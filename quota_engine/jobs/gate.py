@@ -19,9 +19,8 @@ of it happens on one connection: when that is lost, the recovery is over.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import redis
 from sqlalchemy import Connection
@@ -30,6 +29,7 @@ from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import GENESIS, Event, EventId, UnknownFormatError
 from quota_engine.ids import new_id
 from quota_engine.jobs import gate_server
+from quota_engine.jobs.gate_progress import Progress
 from quota_engine.jobs.gate_rules import (
     ServerState,
     check_admissible,
@@ -41,6 +41,7 @@ from quota_engine.jobs.gate_rules import (
 )
 from quota_engine.jobs.pinned import PinnedConnection, undecoded
 from quota_engine.jobs.recognition import unknown_events
+from quota_engine.jobs.retained import Gap, scan
 from quota_engine.jobs.server_check import findings_in, read_info
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger, epochs
@@ -48,7 +49,7 @@ from quota_engine.ledger.appending import append
 from quota_engine.ledger.epochs import Recorded
 from quota_engine.ledger.history import QuotaHead
 from quota_engine.ledger.incoming import judge
-from quota_engine.outbox import START, Outbox
+from quota_engine.outbox import Outbox
 from quota_engine.settings import Settings
 
 log = logging.getLogger("quota_engine.gate")
@@ -58,6 +59,8 @@ SHARDS_MAX = 100
 #: Messages that are absorbed at once.
 PAGE = 2_000
 LOCK_WAIT_S = 30.0
+#: How the persister's word about missing entries begins.
+GAP = "gap"
 REWRITE_WAIT_S = 60.0
 
 
@@ -79,6 +82,8 @@ class Policy:
     allow_wiped: bool
     is_durable_elsewhere: bool
     lock_wait_seconds: float
+    #: Whoever accepts that entries are lost for good; empty: nobody does.
+    accepted_by: str = ""
 
 
 def ensure_open(
@@ -90,32 +95,52 @@ def ensure_open(
     allow_wiped: bool = False,
     is_durable_elsewhere: bool = False,
     lock_wait_seconds: float = LOCK_WAIT_S,
+    accept_gaps: str = "",
+    on_recovered: Callable[[Opened], None] | None = None,
 ) -> Opened:
     """
     Return the deployment, opened: recovered first if its server needs it, begun if there is none.
 
     ``adopt``: the operator means this server, whatever it was before. ``allow_wiped``: an empty
     server can only be ours (embedded servers). ``is_durable_elsewhere``: the server keeps its data
-    without an append-only file.
+    without an append-only file. ``accept_gaps``: who accepts, and why, that a stopped shard's
+    missing entries are lost: it is recovered although its server is as it was. ``on_recovered`` is
+    called after a recovery of this process's own, not after a first start.
 
     Cheap when nothing is to do: one statement and one round trip. Of many callers at once one
     works and the others wait. Raises ``EngineUnavailableError``, which says what to do.
     """
-    policy = Policy(adopt, allow_wiped, is_durable_elsewhere, lock_wait_seconds)
+    policy = Policy(adopt, allow_wiped, is_durable_elsewhere, lock_wait_seconds, accept_gaps)
     with PinnedConnection(client) as connection:
         recorded = _read_recorded(ledger) or _begin_deployment(ledger, connection, settings)
         server = gate_server.read_server(connection, recorded.deployment.shards)
         check_ours(recorded, server)
-        if why_to_recover(recorded, server):
+        if why_to_recover(recorded, server) or _has_accepted_gap(policy, recorded):
             with undecoded(client) as reader, ledger.transaction() as sql:
                 recovery = Recovery(connection, reader, sql, policy)
                 opened = recovery.run()
             gate_server.load_missing_scripts(connection, opened.incarnation)
+            if recovery.epochs:
+                recovery.progress.end(gaps=[str(gap) for gap in recovery.gaps])
+                if on_recovered is not None and recorded.was_opened:
+                    on_recovered(opened)
             return opened
         if server.missing_scripts:
             log.info("loading %d scripts: a new release, or a flush", len(server.missing_scripts))
             gate_server.load_missing_scripts(connection, server.incarnation)
         return _opened(recorded)
+
+
+def _has_accepted_gap(policy: Policy, recorded: Recorded) -> str:
+    """Return why a gap that somebody accepts must be recovered from; empty when there is none."""
+    if not policy.accepted_by:
+        return ""
+    gaps = [
+        f"shard {row.shard}: {row.stopped}"
+        for row in recorded.shards
+        if (row.stopped or "").startswith(GAP)
+    ]
+    return f"{policy.accepted_by}: {'; '.join(gaps)}" if gaps else ""
 
 
 def _read_recorded(ledger: Ledger) -> Recorded | None:
@@ -173,20 +198,30 @@ class Recovery:
         self.recorded: Recorded
         self.server: ServerState
         self.epochs: Mapping[int, int] = {}
+        self.progress = Progress(connection)
+        self.gaps: list[Gap] = []
+        #: Quotas that are frozen because entries of theirs are lost.
+        self.lost: list[str] = []
+        self.reason = ""
 
     def run(self) -> Opened:
         """Recover the server, unless it was done while this run waited for the locks."""
-        reason = self.lock()
+        reason = self.reason = self.lock()
         if not reason:
             return _opened(self.recorded)
         self.check()
         self.epochs = next_epochs(self.recorded, self.server)
         level = logging.WARNING if self.recorded.was_opened else logging.INFO
         log.log(level, "opening epochs %s: %s", sorted(set(self.epochs.values())), reason)
+        entries = gate_server.outbox_lengths(self.connection, self.recorded.deployment.shards)
+        self.progress.begin(reason, entries)
         self.rewrite_aof()
         self.place_markers(reason)
+        self.progress.step("reading the outboxes")
         for row in self.recorded.shards:
             self.absorb(row.shard, row.cursor)
+        self.freeze_lost()
+        self.progress.step("comparing what is loaded with the ledger")
         self.drop_differing()
         self.open_epochs()
         self.record()
@@ -198,7 +233,8 @@ class Recovery:
         """Lock the shards and look again: why the server must be recovered, or nothing."""
         self.recorded = epochs.lock_recorded(self.sql, round(self.policy.lock_wait_seconds * 1000))
         self.server = gate_server.read_server(self.connection, self.recorded.deployment.shards)
-        return why_to_recover(self.recorded, self.server)
+        reason = why_to_recover(self.recorded, self.server)
+        return reason or _has_accepted_gap(self.policy, self.recorded)
 
     def check(self) -> None:
         """Refuse a server that is not meant, or that may lose what it is given."""
@@ -222,7 +258,8 @@ class Recovery:
         """Rid the append-only file of half a transaction, where there may be one of ours."""
         is_new = not self.recorded.was_opened and self.server.is_empty
         if not is_new and not self.policy.is_durable_elsewhere:
-            gate_server.rewrite_aof(self.connection, REWRITE_WAIT_S)
+            self.progress.step("rewriting the append-only file")
+            gate_server.rewrite_aof(self.connection, REWRITE_WAIT_S, self.progress.waiting)
 
     def place_markers(self, reason: str) -> None:
         """Begin the new epochs in the outboxes; nobody can write until they are opened."""
@@ -232,13 +269,34 @@ class Recovery:
             deployment=deployment_text(self.recorded),
             incarnation=self.server.incarnation,
             reason=reason,
+            tops=self._tops(),
         )
 
+    def _tops(self) -> dict[int, EventId | None]:
+        """Return each outbox's last id, as it was before this recovery's marker."""
+        return {shard: found.top for shard, found in enumerate(self.server.shards)}
+
     def absorb(self, shard: int, cursor: EventId) -> None:
-        """Append to the ledger what a whole outbox holds and it lacks, page by page."""
+        """
+        Append to the ledger what a whole outbox holds and it lacks.
+
+        All of it is read once; from the first message that may be unknown on, page by page.
+        """
         outbox = Outbox(self.reader, shard)
         until = EventId(self.epochs[shard], 0)
-        after = START
+        retained = scan(
+            self.connection,
+            self.sql,
+            shard,
+            cursor=cursor,
+            top=self._tops()[shard],
+            until=until,
+            advance=self.progress.advance,
+        )
+        for gap in retained.gaps:
+            log.error("%s that the ledger does not have", gap)
+        self.gaps += retained.gaps
+        after = retained.known_until
         while after < until:
             page = outbox.read(after, PAGE)
             if page.incarnation != self.server.incarnation:
@@ -248,7 +306,6 @@ class Recovery:
             after = page.events[-1].event_id
             found = [event for event in page.events if event.event_id < until]
             self._absorb_page(shard, cursor, [event for event in found if not event.is_marker])
-            self._note_gaps(shard, cursor, found)
 
     def _absorb_page(self, shard: int, cursor: EventId, events: list[Event]) -> None:
         """
@@ -272,16 +329,20 @@ class Recovery:
         for quota, reason in appended.frozen.items():
             log.error("shard %d: %s is frozen: %s", shard, quota, reason)
 
-    def _note_gaps(self, shard: int, cursor: EventId, events: list[Event]) -> None:
-        for before, event in pairwise(events):
-            is_next = event.event_id == EventId(before.event_id.epoch, before.event_id.n + 1)
-            if before.event_id >= cursor and not is_next and event.event_id.n != 0:
-                log.error(
-                    "shard %d: between %s and %s entries are missing that were never persisted",
-                    shard,
-                    before.event_id,
-                    event.event_id,
-                )
+    def freeze_lost(self) -> None:
+        """
+        Freeze every quota whose last entries are in neither store, where entries are missing.
+
+        Redis issued versions that the ledger does not have and the outbox does not bring: what
+        was spent since cannot be known any more, so a person decides.
+        """
+        for shard in sorted({gap.shard for gap in self.gaps}):
+            words = "; ".join(str(gap) for gap in self.gaps if gap.shard == shard)
+            for page in gate_server.issued_versions(self.connection, shard):
+                frozen = epochs.freeze_behind(self.sql, shard, page, words)
+                self.lost += [str(quota) for quota in frozen]
+                for quota in frozen:
+                    log.error("%s is frozen: %s", quota, words)
 
     def drop_differing(self) -> None:
         """
@@ -314,6 +375,17 @@ class Recovery:
     def record(self) -> None:
         """Record the epochs and the incarnation; the one before is superseded."""
         epochs.record_opening(self.sql, self.epochs, self.server.incarnation)
+        if self.recorded.was_opened:
+            told = epochs.RecoveryTold(
+                epoch=max(self.epochs.values()),
+                reason=self.reason,
+                incarnation=self.server.incarnation,
+                accepted_by=self.policy.accepted_by or None,
+                entries=self.progress.entries_read,
+                gaps=[str(gap) for gap in self.gaps],
+                lost=self.lost,
+            )
+            epochs.record_recovery(self.sql, told)
 
 
 def _may_stay(head: QuotaHead | None, shard: int, version: str | None, chain: str | None) -> bool:

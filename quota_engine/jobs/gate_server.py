@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import redis
 
@@ -98,14 +98,20 @@ def server_changed() -> EngineUnavailableError:
     return EngineUnavailableError("the Redis server changed during its recovery; try again")
 
 
-def rewrite_aof(connection: PinnedConnection, wait_seconds: float) -> None:
+def rewrite_aof(
+    connection: PinnedConnection,
+    wait_seconds: float,
+    waiting: Callable[[float], None] = lambda seconds: None,
+) -> None:
     """
     Have the server write a new append-only file, unless it has since it started.
 
     A power cut can leave half a transaction at the old file's end. The server ignores it when it
-    starts, but appends behind it, so the next start could replay half a script.
+    starts, but appends behind it, so the next start could replay half a script. ``waiting`` is
+    told for how many seconds it has taken.
     """
-    deadline = time.monotonic() + wait_seconds
+    started = time.monotonic()
+    deadline = started + wait_seconds
     info = _persistence(connection)
     if _is_rewritten(info):
         return
@@ -118,6 +124,7 @@ def rewrite_aof(connection: PinnedConnection, wait_seconds: float) -> None:
                 f"Redis has been rewriting its append-only file for {wait_seconds:.0f} s; the"
                 " recovery goes on when it is done, so try again"
             )
+        waiting(time.monotonic() - started)
         time.sleep(POLL_S)
         info = _persistence(connection)
     if info.get("aof_last_bgrewrite_status", "ok") != "ok":
@@ -150,12 +157,18 @@ def place_markers(
     deployment: str,
     incarnation: str,
     reason: str,
+    tops: Mapping[int, EventId | None],
 ) -> None:
-    """Begin each shard's epoch in its outbox, and take ``@epoch`` away: old writers stop."""
-    marker = json.dumps({"reason": reason, "incarnation": incarnation})
+    """
+    Begin each shard's epoch in its outbox, and take ``@epoch`` away: old writers stop.
+
+    A marker tells the last id before it, so entries that are missing there are missed.
+    """
     commands: list[Sequence[str]] = [("SET", DEPLOYMENT_KEY, deployment)]
     for shard, epoch in epochs.items():
-        keys = ShardKeys(shard)
+        keys, top = ShardKeys(shard), tops[shard]
+        facts = {"reason": reason, "incarnation": incarnation, "after": top and str(top)}
+        marker = json.dumps(facts)
         commands.append(("XADD", keys.outbox, f"{epoch}-0", "marker", marker))
         commands.append(("HDEL", keys.versions, "@epoch"))
     connection.transaction(commands)
@@ -182,6 +195,31 @@ def open_epochs(connection: PinnedConnection, epochs: Mapping[int, int]) -> None
 
 def _overtaken() -> EngineUnavailableError:
     return EngineUnavailableError("another recovery has begun a newer epoch; try again")
+
+
+def outbox_lengths(connection: PinnedConnection, shards: int) -> int:
+    """Return how many messages all outboxes hold."""
+    outboxes = [ShardKeys(shard).outbox for shard in range(shards)]
+    replies = connection.execute_all([("XLEN", outbox) for outbox in outboxes])
+    return sum(int(checked(reply)) for reply in replies)
+
+
+def issued_versions(connection: PinnedConnection, shard: int) -> Iterator[dict[str, int]]:
+    """Yield pages of quota names with the last version that Redis issued."""
+    position: Reply = "0"
+    while True:
+        position, found = connection.execute(
+            "HSCAN", ShardKeys(shard).versions, position, "COUNT", SCAN_PAGE
+        )
+        page = {
+            name: int(version)
+            for name, version in zip(map(_legible, found[::2]), found[1::2], strict=True)
+            if name is not None and "|" in name and version.isdigit()
+        }
+        if page:
+            yield page
+        if int(position) == 0:
+            return
 
 
 def loaded_quotas(connection: PinnedConnection) -> Iterator[list[tuple[int, str]]]:

@@ -6,13 +6,13 @@ heads it has, and what it has opened. Every function runs in the caller's transa
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import psycopg
-from sqlalchemy import Connection, exc, select, text
+from sqlalchemy import Connection, exc, insert, select, text
 
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.events import Event, EventId
+from quota_engine.events import GENESIS, Event, EventId
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
 from quota_engine.ledger.history import QuotaHead, quota_head
@@ -40,6 +40,21 @@ class Clue:
     version: int
     operation_id: str
     chain: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveryTold:
+    """One recovery, as it is kept: why it was, what was missing, and who accepted that."""
+
+    epoch: int
+    reason: str
+    incarnation: str
+    #: Who accepted that entries are lost, and why; None when nobody had to.
+    accepted_by: str | None
+    entries: int
+    gaps: Sequence[str]
+    #: Quotas that were frozen because entries of theirs are in neither store.
+    lost: Sequence[str]
 
 
 RECORDED = "recorded"
@@ -89,6 +104,22 @@ FROM unnest(
 ) AS w(event_id, raw_entry, raw_chain)
 JOIN quarantine USING (event_id, raw_entry, raw_chain)
 WHERE shard = :shard
+""")
+
+_FREEZE_BEHIND = text("""
+INSERT INTO quotas AS q (
+    account, quota_type, version, chain, balance, held, debt, overdraft_limit, frozen, shard,
+    updated_at
+)
+SELECT w.account, w.quota_type, 0, :genesis, 0, 0, 0, 0,
+    'lost: Redis had issued version ' || w.version || '; ' || :reason, :shard, clock_timestamp()
+FROM unnest(
+    CAST(:accounts AS text[]), CAST(:quota_types AS text[]), CAST(:versions AS bigint[])
+) AS w(account, quota_type, version)
+LEFT JOIN quotas known ON known.account = w.account AND known.quota_type = w.quota_type
+WHERE coalesce(known.version, 0) < w.version AND coalesce(known.frozen, '') = ''
+ON CONFLICT (account, quota_type) DO UPDATE SET frozen = excluded.frozen
+RETURNING q.account, q.quota_type
 """)
 
 _OPENED = text("""
@@ -179,6 +210,39 @@ def heads_of(connection: Connection, quotas: Iterable[QuotaName]) -> dict[QuotaN
     }
     rows = connection.execute(_HEADS, asked)
     return {head.quota: head for head in map(quota_head, rows)}
+
+
+def freeze_behind(
+    connection: Connection, shard: int, issued: Mapping[str, int], reason: str
+) -> list[QuotaName]:
+    """
+    Freeze those quotas that the ledger has at an older version than was issued; return them.
+
+    One that it does not know is made, so that it is not taken for one that nobody knows.
+    """
+    names = [QuotaName.parse(name) for name in issued]
+    asked = {
+        "accounts": [name.account for name in names],
+        "quota_types": [name.quota_type for name in names],
+        "versions": list(issued.values()),
+        "shard": shard,
+        "reason": reason,
+        "genesis": GENESIS,
+    }
+    rows = connection.execute(_FREEZE_BEHIND, asked)
+    return [QuotaName(row.account, row.quota_type) for row in rows]
+
+
+def record_recovery(connection: Connection, told: RecoveryTold) -> None:
+    """Keep what a recovery did."""
+    connection.execute(insert(tables.recoveries).values(**asdict(told)))
+
+
+def read_recoveries(connection: Connection, limit: int) -> list[dict[str, object]]:
+    """Return the last recoveries, newest first."""
+    table = tables.recoveries
+    rows = connection.execute(select(table).order_by(table.c.id.desc()).limit(limit))
+    return [dict(row._mapping) for row in rows]
 
 
 def record_opening(connection: Connection, epochs: Mapping[int, int], incarnation: str) -> None:

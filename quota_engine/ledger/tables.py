@@ -334,3 +334,20 @@ duties = Table(
     Column("outcome", Text, nullable=False, server_default=""),
     Column("is_ok", Boolean, nullable=False, server_default=text("true")),
 )
+
+#: One row per recovery of Redis, first starts left out. ``gaps``: entries that were in no store
+#: any more, in words; ``lost``: the quotas that were frozen for it; ``accepted_by``: who said that
+#: it may go on without them, and why.
+recoveries = Table(
+    "recoveries",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("opened_at", _instant(), nullable=False, server_default=func.clock_timestamp()),
+    Column("epoch", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("accepted_by", Text),
+    Column("entries", BigInteger, nullable=False),
+    Column("gaps", JSON, nullable=False),
+    Column("lost", JSON, nullable=False),
+)

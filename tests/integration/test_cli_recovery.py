@@ -41,4 +41,9 @@ def test_an_empty_server_is_adopted_on_request(
     with QuotaEngine.open(other_server.url, database_url) as engine:
         assert engine.read_balance("user:1", "text_token").balance == 100
     shown = CliRunner().invoke(app, ["recovery", "status", "--json"])
-    assert [row["epoch"] for row in json.loads(shown.output)] == [2, 2]
+    told = json.loads(shown.output)
+    assert [row["epoch"] for row in told["shards"]] == [2, 2]
+    assert told["progress"]["state"] == "done"
+    [recovery] = told["recoveries"]
+    assert recovery["reason"] == told["progress"]["reason"]
+    assert (recovery["epoch"], recovery["gaps"], recovery["accepted_by"]) == (2, [], None)
