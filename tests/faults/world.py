@@ -160,6 +160,12 @@ class World:
         """The server's data folder."""
         return self.server.place / "data"
 
+    @staticmethod
+    def is_empty(server: ValkeyServer) -> bool:
+        """Whether a server holds no key at all."""
+        with redis.Redis.from_url(server.url) as client:
+            return client.dbsize() == 0
+
     def restart(self) -> None:
         """Kill the server, and start it on the same data."""
         self.server.kill()

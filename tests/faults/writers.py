@@ -28,7 +28,7 @@ from tests.workers import wait_until
 QUOTA_TYPE = "text_token"
 #: A retry ends so long after the writers were told to stop; by then everything has been healed.
 FINISH_SECONDS = 40.0
-PAUSE_SECONDS = 0.004
+PAUSE_SECONDS = 0.02
 HOLD_TTL_SECONDS = 3_600.0
 
 #: Answers that promise: nothing was changed.
