@@ -147,6 +147,7 @@ class AsyncTransport:
         """Send one command until it is answered, and return what the answer means."""
         sha = self._scripts[command.script].sha
         pause = PAUSE_SECONDS
+        is_unknown = False
         while True:
             redis, context = await self._context(command)
             keys = command.keys(context.keys)
@@ -161,9 +162,10 @@ class AsyncTransport:
             ) as error:
                 failure = await self._reopen_or_say() or f"it was opened again ({error})"
             except redis_errors.OutOfMemoryError as error:
-                raise error_from(f"OOM {error}") from error
-            except redis_errors.BusyLoadingError as error:
-                failure = str(error)
+                meaning = error_from(f"OOM {error}")
+                if not is_unknown:  # the script was not run: it could not say that it had been
+                    raise meaning from error
+                failure = str(meaning)
             except redis_errors.ResponseError as error:
                 meaning = error_from(str(error))
                 failure = str(meaning)
@@ -174,7 +176,7 @@ class AsyncTransport:
                 elif not isinstance(meaning, EngineUnavailableError):
                     raise meaning from error
             except (redis_errors.RedisError, OSError) as error:
-                failure = str(error) or type(error).__name__
+                failure, is_unknown = str(error) or type(error).__name__, True
             else:
                 if time.monotonic() >= self._look_at:
                     await self._look_at_outbox(redis, context.keys)

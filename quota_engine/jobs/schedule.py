@@ -17,6 +17,7 @@ from quota_engine._sync.transport import Clock, Transport
 from quota_engine.errors import QuotaError
 from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
@@ -122,6 +123,22 @@ def _clocks(scheduler: Scheduler) -> Outcome:
     return Outcome(wrong or f"{difference:+d} ms between Redis and PostgreSQL", not wrong)
 
 
+#: What the server may be found to do, beside what the gate refuses, that somebody must look at.
+_ALARMING = frozenset({"aof_failing", "has_evicted"})
+
+
+def _server(scheduler: Scheduler) -> Outcome:
+    """Look at settings that somebody may have changed since the gate has looked."""
+    deployment = scheduler.deployment
+    found = check_server(
+        deployment.client,
+        is_durable_elsewhere=deployment.settings.redis_is_durable_elsewhere,
+    )
+    told = "; ".join(f"{finding.message} ({finding.fix})" for finding in found)
+    is_ok = not any(finding.is_fatal or finding.code in _ALARMING for finding in found)
+    return Outcome(told or "Redis keeps what it is given", is_ok)
+
+
 def _sweep(scheduler: Scheduler) -> Outcome:
     if wrong := _clocks_differ(scheduler):
         return wrong
@@ -182,6 +199,7 @@ INTENTS = Duty("intents", lambda settings: 5, _intents)
 #: In the order in which one scheduler takes them up.
 DUTIES = (
     Duty("clocks", lambda settings: 30, _clocks),
+    Duty("server", lambda settings: 30, _server),
     SWEEP,
     INTENTS,
     Duty("trim", _trim_seconds, _trim),

@@ -174,8 +174,9 @@ class World:
     # -- the oracle
 
     def heal(self) -> None:
-        """Let everything run again, and wait until calls are answered."""
+        """Let everything run again, ask the gate as a worker would, wait for a first answer."""
         self.server.start()
+        self.engine.deployment.reopen(self.engine.deployment.opened)
 
         def answers() -> bool:
             try:

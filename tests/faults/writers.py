@@ -35,7 +35,6 @@ HOLD_TTL_SECONDS = 3_600.0
 REFUSALS = (
     QuotaInsufficientError,
     QuotaFrozenError,
-    BackpressureError,
     HoldNotFoundError,
 )
 
@@ -193,6 +192,11 @@ def ask(
             if time.monotonic() >= give_up_at():
                 return None
             time.sleep(0.02)
+        except BackpressureError as error:
+            call.error, call.ended = f"BackpressureError: {error}", time.monotonic()
+            if call.verb != "issue_grant":  # that one is promised, and is issued later
+                call.outcome = "refused"
+            return None
         except REFUSALS as error:
             call.outcome, call.error = "refused", f"{type(error).__name__}: {error}"
             call.ended = time.monotonic()

@@ -160,6 +160,11 @@ def test_a_claimed_server_is_refused_by_a_new_database(deployment: Deployment) -
         deployment.open(adopt=True)
 
 
+@pytest.mark.row(
+    26,
+    injection="the same, and Redis is recovered",
+    outcome="the gate refuses it until it is set right",
+)
 @pytest.mark.parametrize(
     ("setting", "code"),
     [(("maxmemory-policy", "allkeys-lru"), "evicts"), (("appendonly", "no"), "not_durable")],

@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 
 from quota_engine import IdempotencyConflictError, QuotaEngine, QuotaInsufficientError
+from quota_engine._sync.transport import Transport
 from tests.proxy import Proxy
 
 TYPE = "text_token"
@@ -24,6 +26,11 @@ def engine(redis_url: str, database_url: str) -> Iterator[QuotaEngine]:
         yield opened
 
 
+@pytest.mark.row(
+    19,
+    injection="sixteen threads, one operation id",
+    outcome="one effect; fifteen get the same answer, marked as replayed",
+)
 @pytest.mark.parametrize("method", ["debit", "place_hold"])
 def test_sixteen_threads_with_one_id_have_one_effect_and_one_answer(
     engine: QuotaEngine, method: str
@@ -52,6 +59,11 @@ def test_sixteen_threads_issue_one_grant(engine: QuotaEngine) -> None:
     assert engine.read_balance("user:1", TYPE).balance == 1_050
 
 
+@pytest.mark.row(
+    20,
+    injection="each kind of call again with another amount or reference",
+    outcome="`IdempotencyConflictError`, and nothing changes",
+)
 def test_the_same_id_with_other_arguments_is_refused_and_changes_nothing(
     engine: QuotaEngine,
 ) -> None:
@@ -88,6 +100,29 @@ def test_a_lost_reply_is_answered_from_the_first_effect(
     assert engine.read_balance("user:1", TYPE).available == 1_000 - 30 - 40
     kinds = [entry.kind for entry in engine.history("user:1", TYPE)]
     assert kinds == ["grant.issued", "quota.debited", "hold.placed", "hold.captured"]
+
+
+def test_a_lost_reply_is_not_called_refused_by_a_server_that_is_full_meanwhile(
+    redis_url: str, engine: QuotaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(["lose the reply", "answer", "free the memory"])
+    exchange = Transport._exchange
+
+    def exchanging(self: Transport, client: Any, *words: Any) -> Any:
+        turn = next(turns, "")
+        with redis.Redis.from_url(redis_url) as admin:
+            if turn == "free the memory":
+                admin.config_set("maxmemory", 0)
+            answer = exchange(self, client, *words)
+            if turn == "lose the reply":
+                admin.config_set("maxmemory", 1)
+                raise redis.ConnectionError("lost")
+        return answer
+
+    monkeypatch.setattr(Transport, "_exchange", exchanging)
+    assert engine.debit("user:1", TYPE, 30, operation_id="op-lost").replayed
+    assert next(turns, "all were taken") == "all were taken"
+    assert engine.read_balance("user:1", TYPE).available == 970
 
 
 def _hold_sevens(redis_url: str, database_url: str, results: Any) -> None:

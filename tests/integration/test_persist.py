@@ -246,6 +246,11 @@ def test_an_entry_of_another_shard_is_quarantined(any_redis_url: str, database_u
         assert list(outbox.ledger.known_quotas()) == []
 
 
+@pytest.mark.row(
+    21,
+    injection="an operation id comes back when Redis has forgotten it",
+    outcome="its entry is kept and marked `duplicate_of`, and counted",
+)
 def test_an_operation_id_that_comes_back_is_kept_and_marked(outbox: OutboxWriter) -> None:
     writer = LogWriter(NAME)
     outbox.send(writer.issue_grant("g", 100), writer.debit("d", 1))

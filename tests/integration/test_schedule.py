@@ -303,6 +303,30 @@ def test_a_duty_that_fails_says_so_until_it_works(
     ]
 
 
+@pytest.mark.row(
+    26,
+    injection="CONFIG SET maxmemory-policy allkeys-lru while all runs",
+    outcome="workers alarm within 30 s, and the row of the duty says so",
+)
+def test_an_eviction_policy_is_alarmed_of(
+    engine: QuotaEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, server = scheduler_of(engine), duty("server")
+    assert scheduler.seconds_between(server) <= 30
+    assert scheduler.run(server).is_ok
+    engine.deployment.client.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        found = scheduler.run(server)
+    finally:
+        engine.deployment.client.config_set("maxmemory-policy", "noeviction")
+    assert not found.is_ok
+    assert "maxmemory-policy is allkeys-lru" in found.text
+    assert "maxmemory-policy is allkeys-lru" in caplog.text
+    with engine.deployment.ledger.transaction() as sql:
+        assert not next(run for run in duties.read_runs(sql) if run.duty == "server").is_ok
+    assert scheduler.run(server).is_ok
+
+
 def test_every_duty_is_done_twice_without_harm(engine: QuotaEngine) -> None:
     due_quota(engine)
     scheduler = scheduler_of(engine)
