@@ -36,6 +36,13 @@ def replay(
     promotions_last: Annotated[
         float, typer.Option(min=0.1, max=86_400, help="Seconds until the last promotion ends.")
     ] = 10.0,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            help="Models that calls are dealt to, and their prices of a million tokens:"
+            " MODEL=INPUT/OUTPUT,… Default: large=2.5/10,small=0.15/0.6"
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -43,7 +50,9 @@ def replay(
 
     TRACE is a CSV file with the columns TIMESTAMP,ContextTokens,GeneratedTokens, as in the Azure
     LLM inference traces. Each row is one call: it holds its context tokens and the output limit,
-    then captures what it used. Few users make most calls; each has a promotion that ends within
+    then captures what it used. Calls are dealt to models of different prices, which
+    the replay writes into the price book, for a provider "replay"; their cost is recorded and
+    summed up by model. Few users make most calls; each has a promotion that ends within
     seconds, a membership and a purchase; every fourth gets too little and runs dry. A worker
     persists meanwhile.
 
@@ -51,6 +60,7 @@ def replay(
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --users 200 --processes 4
     """
+    from quota_engine.replay.costs import DEMO_PRICES, parse_prices
     from quota_engine.replay.running import Options, run
     from quota_engine.replay.trace import read_trace
 
@@ -61,6 +71,7 @@ def replay(
         speed=_speed(speed),
         output_limit=output_limit,
         promotion_seconds=promotions_last,
+        prices=DEMO_PRICES if prices is None else parse_prices(prices),
     )
     calls = read_trace(trace, limit)
     hush()

@@ -15,6 +15,8 @@ from quota_engine.cli.output import print_rows
 if TYPE_CHECKING:
     from quota_engine.replay.running import Progress, Report, Watcher
 
+COSTS = ("model", "calls", "input_tokens", "output_tokens", "cost", "currency")
+
 #: Between two lines of progress where nobody looks at a terminal.
 LINE_SECONDS = 2.0
 
@@ -90,6 +92,8 @@ def print_report(report: Report) -> None:
         f" + {tokens.left:,} left"
         + (f"; {tokens.shortfall:,} used and not collectable" if tokens.shortfall else "")
     )
+    typer.echo("")
+    print_rows(report.costs, COSTS, as_json=False)
     _print_latencies(report)
     lag = report.lag
     typer.echo(

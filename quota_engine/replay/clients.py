@@ -31,8 +31,11 @@ from quota_engine.errors import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
+from quota_engine.metering.record import UsageRecord
+from quota_engine.replay.costs import PROVIDER, model_of
 from quota_engine.replay.trace import Call
 from quota_engine.replay.workload import User
+from quota_engine.usage import Usage
 
 T = TypeVar("T")
 
@@ -60,6 +63,8 @@ class Share:
     users: Sequence[User]
     calls: Sequence[tuple[Call, str]]
     output_limit: int
+    #: The models that calls are dealt to.
+    models: Sequence[str]
     #: How many times as fast as recorded; None: as fast as can be.
     speed: float | None
 
@@ -189,7 +194,7 @@ def _run(share: Share, go: Any, counts: Any) -> Told:
             if share.speed is not None:
                 early = started + call.offset_seconds / share.speed - time.monotonic()
                 time.sleep(max(0.0, early))
-            _make(engine, call, account, share.output_limit, told)
+            _make(engine, call, account, share, told)
             if made % PING_EVERY == 1:
                 _ping(engine, told)
             counts[3 * share.number + 1] = made
@@ -215,11 +220,10 @@ def _grant(engine: QuotaEngine, user: User) -> None:
         _insist(issue)
 
 
-def _make(engine: QuotaEngine, call: Call, account: str, output_limit: int, told: Told) -> None:
-    """Make one call: hold the most it may use, then capture what it used."""
+def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Told) -> None:
+    """Make one call: hold the most it may use, then capture what it used, with its cost."""
     used = call.context_tokens + call.generated_tokens
-    usage = {"input_tokens": call.context_tokens, "output_tokens": call.generated_tokens}
-    wanted = call.context_tokens + output_limit
+    wanted = call.context_tokens + share.output_limit
     hold_id = hold_id_of(call)
     started = time.perf_counter_ns()
     try:
@@ -232,11 +236,28 @@ def _make(engine: QuotaEngine, call: Call, account: str, output_limit: int, told
         told.refused[REFUSALS[type(error)]] += 1
         told.latencies["place_hold"].append(time.perf_counter_ns() - started)
         return
-    placed = time.perf_counter_ns()
-    captured = _insist(lambda: engine.capture_hold(hold, used, usage=usage))
-    told.latencies["capture_hold"].append(time.perf_counter_ns() - placed)
-    told.latencies["place_hold"].append(placed - started)
+    told.latencies["place_hold"].append(time.perf_counter_ns() - started)
+    record = _record(engine, call, model_of(call, share.models), wanted)
+    started = time.perf_counter_ns()
+    captured = _insist(lambda: engine.capture_hold(hold, used, usage=record))
+    told.latencies["capture_hold"].append(time.perf_counter_ns() - started)
     told.captured[call.number] = (captured.amount, captured.shortfall)
+
+
+def _record(engine: QuotaEngine, call: Call, model: str, held: int) -> UsageRecord:
+    """Return what a call used and cost, as the decorator would record it."""
+    usage = Usage(input_tokens=call.context_tokens, output_tokens=call.generated_tokens)
+    cost = _insist(lambda: engine.cost(usage, provider=PROVIDER, model=model))
+    return UsageRecord(
+        usage=usage,
+        usage_type="text_generation",
+        provider=PROVIDER,
+        model=model,
+        cost=str(cost.amount),
+        currency=cost.currency,
+        price_ids=cost.price_ids,
+        held=held,
+    )
 
 
 def hold_id_of(call: Call) -> str:

@@ -23,6 +23,7 @@ from quota_engine.jobs.running import run_commands
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
 from quota_engine.replay.clients import QUOTA_TYPE, Told, hold_id_of
+from quota_engine.replay.costs import Costs
 from quota_engine.replay.workload import User, Workload
 
 T = TypeVar("T")
@@ -177,6 +178,19 @@ def proofs(counted: Counted) -> Iterator[Proof]:
             for account, balance in counted.balances.items()
             if balance.balance != sums[account].balance or balance.held or sums[account].other
         ),
+    )
+
+
+def cost_proofs(costs: Costs) -> Iterator[Proof]:
+    """Yield what must hold of a run's usage records."""
+    yield _proof(
+        "every capture has one usage record, and the records' amounts sum to the captures', user"
+        " by user (Σ usage records = Σ captured)",
+        costs.wrong_amounts,
+    )
+    yield _proof(
+        "of each model the recorded costs sum to its summed tokens × its prices, exactly",
+        costs.wrong_costs,
     )
 
 

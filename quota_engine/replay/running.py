@@ -19,6 +19,13 @@ from quota_engine.errors import EngineUnavailableError
 from quota_engine.outbox import Outbox
 from quota_engine.replay import proofs
 from quota_engine.replay.clients import Crew, Share, Told
+from quota_engine.replay.costs import (
+    DEMO_PRICES,
+    ModelCost,
+    ModelPrice,
+    read_costs,
+    write_prices,
+)
 from quota_engine.replay.persisting import Worker
 from quota_engine.replay.proofs import Lag, Proof
 from quota_engine.replay.trace import Call
@@ -40,6 +47,8 @@ class Options:
     speed: float | None = None
     output_limit: int = 1_000
     promotion_seconds: float = 10.0
+    #: The models that calls are dealt to in turn, with their prices.
+    prices: tuple[ModelPrice, ...] = DEMO_PRICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class Report:
     seconds: float
     calls_per_second: float
     tokens: Tokens
+    costs: tuple[ModelCost, ...]
     latencies: tuple[Latency, ...]
     lag: Lag
     pending_max: int
@@ -124,6 +134,7 @@ def run(calls: Sequence[Call], options: Options, watch: Watcher) -> Report:
     watch(Progress("reaching the servers"))
     with _orderly_end(), QuotaEngine.open() as engine:
         deployment = engine.deployment
+        write_prices(engine, options.prices)
         with Worker(deployment.redis_url, deployment.database_url) as worker:
             told, seconds, pending_max = _make_calls(deployment, worker, workload, options, watch)
             watch(Progress("draining the outbox", len(calls)))
@@ -155,6 +166,7 @@ def _make_calls(
             users=workload.users[number :: options.processes],
             calls=workload.share(number, options.processes),
             output_limit=options.output_limit,
+            models=tuple(price.model for price in options.prices),
             speed=options.speed,
         )
         for number in range(options.processes)
@@ -209,7 +221,8 @@ def _report(
     made = len(workload.calls)
     watch(Progress("counting again in Redis and the ledger", made))
     counted = proofs.count(deployment, workload, told, prefix)
-    proved = list(proofs.proofs(counted))
+    costs = read_costs(deployment, prefix)
+    proved = [*proofs.proofs(counted), *proofs.cost_proofs(costs)]
     watch(Progress("verifying the hash chains", made))
     proved.append(proofs.chain_proof(deployment, prefix))
     watch(Progress("reconciling Redis with the ledger", made))
@@ -236,6 +249,7 @@ def _report(
             left=sum(balance.balance for balance in counted.balances.values()),
             shortfall=sum(of_user.shortfall for of_user in sums),
         ),
+        costs=costs.by_model,
         latencies=tuple(_latency(name, told) for name in ("place_hold", "capture_hold", "ping")),
         lag=proofs.read_lag(deployment, prefix),
         pending_max=pending_max,

@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from quota_engine import QuotaEngine
 from quota_engine.keys import ShardKeys
-from quota_engine.replay import proofs
+from quota_engine.replay import costs, proofs, running
 from quota_engine.replay.synthetic import synthetic_calls
 from tests.commands import Cli
 
@@ -59,7 +61,16 @@ def test_a_replayed_trace_is_proved(cli: Cli, trace: Path) -> None:
     tokens = report["tokens"]
     assert tokens["granted"] == tokens["used"] + tokens["expired"] + tokens["left"]
     assert tokens["expired"] > 0
-    assert len(report["proofs"]) == 6
+    assert len(report["proofs"]) == 8
+    by_model = {row["model"]: row for row in report["costs"]}
+    assert sorted(by_model) == ["large", "small"]
+    assert sum(row["calls"] for row in by_model.values()) == report["admitted"]
+    for model, (price_in, price_out) in {"large": ("2.5", "10"), "small": ("0.15", "0.6")}.items():
+        row = by_model[model]
+        tokens = row["input_tokens"] * Decimal(price_in) + row["output_tokens"] * Decimal(
+            price_out
+        )
+        assert (Decimal(row["cost"]), row["currency"]) == (tokens / 10**6, "USD")
     assert {row["operation"] for row in report["latencies"]} == {
         *("place_hold", "capture_hold", "ping")
     }
@@ -91,6 +102,29 @@ def test_a_proof_that_fails_ends_with_3(
     assert len(failed) == 2  # the balance, and the drift
 
 
+def test_a_usage_record_that_was_changed_is_found(
+    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = costs.read_costs
+
+    def meddle(deployment: Any, prefix: str) -> costs.Costs:
+        with deployment.ledger.transaction() as sql:
+            edit = (
+                "UPDATE usage_records SET cost = cost + 0.000000000001, amount = amount - 1 WHERE"
+                " id = (SELECT min(id) FROM usage_records WHERE model = 'dear')"
+            )
+            assert sql.execute(text(edit)).rowcount == 1
+        return read(deployment, prefix)
+
+    monkeypatch.setattr(running, "read_costs", meddle)
+    asked = ("--limit", "10", "--speed", "100", "--prices", "dear=3/15,free=0/0")
+    ended = cli.run("replay", str(trace), *SMALL, *asked)
+    assert ended.code == 3
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 3  # amounts, costs, and the verified log
+    assert "dear: recorded " in ended.out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -101,6 +135,10 @@ def test_a_proof_that_fails_ends_with_3(
         (["TRACE", "--processes", "0"], "--processes"),
         (["TRACE", "--speed", "quick"], "--speed must be max or a number"),
         (["TRACE", "--speed", "nan"], "--speed must be max or a number"),
+        (["TRACE", "--prices", "large=1"], "must be MODEL=INPUT/OUTPUT"),
+        (["TRACE", "--prices", "a=1/2,a=3/4"], "names a model twice"),
+        (["TRACE", "--prices", "a=1/-2"], "must be a number from 0"),
+        (["TRACE", "--prices", "a=1/0.0000001"], "more than 6 places"),
         (["BAD"], "line 2: ContextTokens must be a whole number"),
     ],
 )
