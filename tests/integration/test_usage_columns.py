@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text
 
+from quota_engine import Usage
 from quota_engine.jobs.persist import persist_batch
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import migrate
 from quota_engine.ledger.connection import open_engine
+from quota_engine.prices.cost import cost_of
+from quota_engine.prices.price import Price, PricingType, Unit
 from quota_engine.recorded import READERS, recorded_call, told_by
 from tests.entries import LogWriter
 from tests.odd_usage import ODD
@@ -42,6 +46,13 @@ def outbox(redis_url: str, database_url: str) -> Iterator[OutboxWriter]:
 @pytest.fixture
 def empty(empty_database_url: str) -> Iterator[Engine]:
     engine = open_engine(empty_database_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def postgres_engine(database_url: str) -> Iterator[Engine]:
+    engine = open_engine(database_url)
     yield engine
     engine.dispose()
 
@@ -114,3 +125,26 @@ def test_a_reader_sees_the_same(usage: Any, columns: dict[str, Any]) -> None:
     assert call.usage is not None
     assert call.usage.input_tokens == columns.get("input_tokens", 0)
     assert isinstance(call.cost, Decimal | None)
+
+
+def test_a_million_recorded_costs_sum_exactly(postgres_engine: Engine) -> None:
+    """Each row has the cost that one token at 0.0003 per 1K was priced at."""
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    price = Price(
+        price_id="price_1",
+        provider="p",
+        model="m",
+        pricing_type=PricingType.INPUT_TOKEN,
+        unit=Unit.PER_1K_TOKENS,
+        price=Decimal("0.0003"),
+        currency="CNY",
+        effective_at=at,
+    )
+    cost = cost_of(Usage(input_tokens=1), [price], provider="p", model="m", at=at)
+    rows = "INSERT INTO costs SELECT :cost FROM generate_series(1, 1000000)"
+    with postgres_engine.begin() as connection:
+        made = "CREATE TEMP TABLE costs AS SELECT cost FROM usage_records WHERE false"
+        connection.execute(text(made))  # the column as it is
+        connection.execute(text(rows), {"cost": cost.amount})
+        count, total = connection.execute(text("SELECT count(cost), sum(cost) FROM costs")).one()
+    assert (count, total) == (1_000_000, Decimal("0.3"))
