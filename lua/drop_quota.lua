@@ -19,7 +19,7 @@ ARGV
   2 quota_name  <account>|<quota type>
   3 version     the ledger's newest version
   4 issued      the last version issued, as it was seen; empty: none
-  5 state       version, chain, remaining, covered, held and debt as they were seen
+  5 state       version, chain, remaining, covered, held and debt as seen; empty: unreadable
 
 RETURNS
   DROPPED
@@ -36,12 +36,15 @@ local fence = redis.call("HMGET", versions_key, "@epoch", quota_name)
 if fence[1] ~= epoch then
   return redis.error_reply("FENCED epoch is " .. (fence[1] or "absent"))
 end
-local stored = redis.call("HMGET", quota_key, "version", "chain", "remaining", "covered", "held", "debt")
+local stored = redis.pcall("HMGET", quota_key, "version", "chain", "remaining", "covered", "held", "debt")
+if stored.err and state ~= "" then
+  return { "CHANGED" }
+end
 local words = {}
 for place = 1, 6 do
   words[place] = stored[place] or ""
 end
-if (fence[2] or "") ~= issued or table.concat(words, " ") ~= state then
+if (fence[2] or "") ~= issued or (state ~= "" and table.concat(words, " ") ~= state) then
   return { "CHANGED" }
 end
 redis.call("ZCARD", due_key) -- a key of another type fails here

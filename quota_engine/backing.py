@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from quota_engine.commands import (
     ChargeFate,
@@ -23,6 +23,7 @@ from quota_engine.commands import (
     Snapshot,
 )
 from quota_engine.corrections import CallOfModel
+from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
@@ -98,7 +99,7 @@ class Backing(Protocol):
     def history(self, quota: QuotaName) -> Sequence[HistoryEntry]: ...
     def usage(self, query: UsageQuery) -> Sequence[RecordedCall]: ...
     def drain(self) -> int: ...
-    def reconcile(self, *, repair: bool) -> Any: ...
+    def reconcile(self, *, repair: bool, actor: str = ...) -> ReconcileReport: ...
     def run_schedule(self, now_ms: int | None) -> dict[str, str]:
         """Do what is due by ``now_ms`` (None: the server's now); return what came of it."""
 

@@ -29,20 +29,24 @@ from quota_engine.commands import (
     Snapshot,
 )
 from quota_engine.corrections import CallOfModel
+from quota_engine.drift import ReconcileReport
 from quota_engine.embedded import ensure_servers
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.events import parse_entry
 from quota_engine.history import HistoryEntry, history_entry
 from quota_engine.instants import from_ms
-from quota_engine.jobs import gate, persist
+from quota_engine.jobs import gate, persist, quarantine, thaw
+from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
-from quota_engine.jobs.reconcile import ReconcileReport, reconcile
+from quota_engine.jobs.reconcile import ACTOR, reconcile
 from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
+from quota_engine.jobs.thaw import ThawReport
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
 from quota_engine.ledger.pricing import PriceTables
+from quota_engine.ledger.quarantine import InDoubt, in_doubt
 from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
 from quota_engine.recorded import RecordedCall, UsageQuery
@@ -259,12 +263,46 @@ class Deployment:
             raise EngineUnavailableError(f"{quota} could not be frozen: {error}") from error
 
     def reconcile(
-        self, *, repair: bool = False, progress: Callable[[int], None] | None = None
+        self,
+        *,
+        repair: bool = False,
+        actor: str = ACTOR,
+        progress: Callable[[int], None] | None = None,
     ) -> ReconcileReport:
         """Compare every quota in Redis with the ledger and what is pending."""
         return reconcile(
-            self.client, self.ledger, opened=self.opened, repair=repair, progress=progress
+            self.client,
+            self.ledger,
+            opened=self.opened,
+            repair=repair,
+            actor=actor,
+            horizon_ms=self.settings.horizon_ms,
+            progress=progress,
         )
+
+    # -- the quarantine
+
+    @property
+    def driver(self) -> Driver:
+        """Return what the jobs act with."""
+        return Driver(self.client, self.ledger, self.opened, self.settings.horizon_ms)
+
+    def in_doubt(self, *, with_resolved: bool = False) -> list[InDoubt]:
+        """Return every quota that is frozen or has something in quarantine."""
+        with self.ledger.transaction() as sql:
+            return in_doubt(sql, with_resolved=with_resolved)
+
+    def plan_thaw(self, quota: QuotaName, *, is_discarding: bool = False) -> ThawReport:
+        """Return what thawing a quota would do now."""
+        return thaw.plan(self.driver, quota, is_discarding=is_discarding)
+
+    def thaw(self, quota: QuotaName, order: thaw.Order) -> ThawReport:
+        """Mend a frozen quota and write its entry ``quota.repaired``. Safe to run again."""
+        return thaw.thaw(self.driver, quota, order)
+
+    def freeze_by_hand(self, quota: QuotaName, *, actor: str, reason: str) -> str:
+        """Freeze a quota on an operator's word; return why it is frozen now."""
+        return quarantine.freeze(self.driver, quota, actor=actor, reason=reason)
 
     def run_schedule(self, now_ms: int | None) -> dict[str, str]:
         """Do what is due by ``now_ms`` (None: the server's now); return what came of it."""

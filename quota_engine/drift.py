@@ -91,6 +91,26 @@ class Drift:
         return self.is_drained and not causes & _BEYOND_HYDRATION
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileReport:
+    """
+    What a reconciliation found and did.
+
+    ``drifts``: every quota that differed. ``repaired``: how many of them were mended, as a second
+    look has shown; ``frozen``: how many were frozen because nothing explains them.
+    """
+
+    checked: int
+    drifts: tuple[Drift, ...]
+    repaired: int = 0
+    frozen: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether Redis and the ledger agree now."""
+        return len(self.drifts) == self.repaired
+
+
 @dataclass(frozen=True, slots=True)
 class GrantFacts:
     """A grant: amounts in units, times in ms."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from quota_engine._sync.calling import Calling
+from quota_engine.arguments import checked_text
+from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.waiting import in_place
@@ -63,15 +64,16 @@ class Books(Calling):
         self._transport.connect()
         return in_place(self._backing.drain)
 
-    def reconcile(self, repair: bool = False) -> Any:
+    def reconcile(self, repair: bool = False, *, actor: str = "reconcile") -> ReconcileReport:
         """
-        Compare every quota in Redis with the ledger and what is pending.
+        Compare every quota in Redis with the ledger and what is pending. Online: others go on.
 
-        ``.checked``, ``.drifts`` (each with account, quota_type, redis, ledger, cause) and
-        ``.repaired``. Online: other clients go on.
+        With ``repair`` what the ledger explains is mended, each with an entry ``quota.repaired``
+        of ``actor``'s, and what nothing explains is frozen.
         """
+        told = checked_text(actor, name="actor") or "reconcile"
         self._transport.connect()
-        return in_place(self._backing.reconcile, repair=repair)
+        return in_place(self._backing.reconcile, repair=repair, actor=told)
 
     def run_schedule(self) -> dict[str, str]:
         """

@@ -42,6 +42,9 @@ class Commands(LazyGroup):
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
         ),
+        "quarantine": Entry(
+            "quota_engine.cli.quarantine:app", "See what did not fit, and thaw frozen quotas."
+        ),
         "recovery": Entry(
             "quota_engine.cli.recovery:app", "See and run the opening of Redis after a loss."
         ),

@@ -20,6 +20,9 @@ def reconcile(
         bool,
         typer.Option("--repair", help="Mend what is explained, freeze what is not."),
     ] = False,
+    actor: Annotated[
+        str, typer.Option(help="Who mends; kept with each entry quota.repaired.")
+    ] = "reconcile",
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -30,7 +33,7 @@ def reconcile(
     Example: quota-engine reconcile --repair
     """
     with opened_engine() as engine:
-        report = engine.reconcile(repair=repair)
+        report = engine.reconcile(repair=repair, actor=actor)
     drifts = [
         {
             **{name: getattr(drift, name) for name in COLUMNS},

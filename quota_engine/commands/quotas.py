@@ -176,8 +176,13 @@ class DebitUsed(Debit):
     script: ClassVar[str] = "debit_used"
     already_used: ClassVar[bool] = True
 
+    #: The fingerprint of the debit that this one makes again, so that its caller's retry is
+    #: answered and not refused; empty: its own.
+    fingerprint_before: str = ""
+
     def argv(self, context: Context) -> Sequence[Argument]:
-        rest = (self.operation_id, self.fingerprint, self.amount, self.details)
+        print_ = self.fingerprint_before or self.fingerprint
+        rest = (self.operation_id, print_, self.amount, self.details)
         return writing_argv(context, self.quota) + rest
 
     @property

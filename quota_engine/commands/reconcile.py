@@ -20,7 +20,11 @@ STATE_FIELDS = ("version", "chain", "remaining", "covered", "held", "debt")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshotted:
-    """A quota as it was seen, and the words by which it is recognised as unchanged."""
+    """
+    A quota as it was seen, and the words by which it is recognised as unchanged.
+
+    ``state`` is empty where they could not be read.
+    """
 
     seen: Seen
     issued: str = ""
@@ -57,7 +61,7 @@ class SnapshotQuota(Command[Snapshotted]):
             case ["UNREADABLE", issued, last_id, which]:
                 reason = f"its key {which} is of another type"
                 seen = Seen(EventId.parse(last_id), _number_or_none(issued), None, reason)
-                return Snapshotted(seen=seen, issued=issued)
+                return Snapshotted(seen=seen, issued=issued, state="")
         raise EngineFault(f"snapshot_quota answered {reply!r}")
 
 

@@ -156,13 +156,19 @@ def _examine_ledger(health: Health, ledger: Ledger) -> None:
     health.facts["frozen quotas"] = str(found.frozen_count)
     health.facts["quarantine"] = f"{found.quarantined} entries"
     for quota, reason in found.frozen:
-        health.note("frozen", f"{quota} is frozen: {reason}", "mend its log, then thaw it")
+        fix = f"run `quota-engine quarantine show '{quota.account}' {quota.quota_type}`"
+        health.note("frozen", f"{quota} is frozen: {reason}", f"{fix}, then `resolve`")
     if found.frozen_count > len(found.frozen):
         rest = found.frozen_count - len(found.frozen)
-        health.note("frozen", f"{rest} more quotas are frozen", "mend their logs, then thaw them")
+        health.note(
+            "frozen", f"{rest} more quotas are frozen", "run `quota-engine quarantine list`"
+        )
     if found.quarantined:
         message = f"{found.quarantined} entries are in quarantine: they did not fit the ledger"
-        health.note("quarantine", message, "look at them in the table quarantine")
+        health.note("quarantine", message, "run `quota-engine quarantine list`")
+    if found.repairs:
+        message = f"{found.repairs} repairs were begun over a minute ago and not finished"
+        health.note("repairs", message, "run `quota-engine reconcile --repair`, which ends them")
     if found.intents:
         message = f"{found.intents} grants were promised over a minute ago and not applied yet"
         health.note("intents", message, "run `quota-engine worker`, which applies them")

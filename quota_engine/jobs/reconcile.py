@@ -9,6 +9,7 @@ so that it is loaded from the ledger again; what cannot be explained is frozen.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from dataclasses import dataclass, field
 import redis
 from sqlalchemy import Connection
 
-from quota_engine.commands.loading import FreezeQuota
+from quota_engine import flows
+from quota_engine.commands import RecordRepair
+from quota_engine.commands.arguments import details_text
 from quota_engine.commands.reconcile import (
     DropQuota,
     SnapshotQuota,
@@ -25,17 +28,21 @@ from quota_engine.commands.reconcile import (
     hold_facts,
 )
 from quota_engine.commands.replies import FencedError
-from quota_engine.drift import Cause, Drift, Log, Seen, Sums, compare
+from quota_engine.drift import Cause, Drift, Log, ReconcileReport, Seen, Sums, compare
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.jobs import gate_server
+from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.pending import Pending
 from quota_engine.jobs.persist import drain
 from quota_engine.jobs.pinned import PinnedConnection, undecoded
-from quota_engine.jobs.running import run_command, run_commands
+from quota_engine.jobs.running import HORIZON_MS, run_command, run_commands
+from quota_engine.jobs.thaw import THAW
+from quota_engine.jobs.thaw import finish as finish_thaw
 from quota_engine.keys import QuotaName, shard_of
-from quota_engine.ledger import Ledger, comparing, epochs
+from quota_engine.ledger import Ledger, comparing, epochs, quarantine
 from quota_engine.ledger.comparing import KnownQuota
+from quota_engine.ledger.quarantine import Repair
 from quota_engine.ledger.shards import lock_shard
 from quota_engine.outbox import Outbox
 
@@ -44,29 +51,11 @@ log = logging.getLogger("quota_engine.reconcile")
 #: Quotas that are compared at once.
 PAGE = 200
 LOCK_WAIT_MS = 5_000
+#: Who mends where nobody says another.
+ACTOR = "reconcile"
 
 #: Told how many quotas have been compared so far.
 Progress = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReconcileReport:
-    """
-    What a reconciliation found and did.
-
-    ``drifts``: every quota that differed. ``repaired``: how many of them were mended, as a second
-    look has shown; ``frozen``: how many were frozen because nothing explains them.
-    """
-
-    checked: int
-    drifts: tuple[Drift, ...]
-    repaired: int = 0
-    frozen: int = 0
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether Redis and the ledger agree now."""
-        return len(self.drifts) == self.repaired
 
 
 @dataclass(slots=True)
@@ -209,50 +198,141 @@ def reconcile(
     *,
     opened: Opened,
     repair: bool = False,
+    actor: str = ACTOR,
+    horizon_ms: int = HORIZON_MS,
     progress: Progress | None = None,
 ) -> ReconcileReport:
     """
     Compare every quota; with ``repair`` mend what is explained and freeze what is not.
 
-    Online: other clients and workers go on. Raises ``EngineUnavailableError`` when the server is
-    recovered meanwhile; then reconcile again.
+    Each mend is an entry ``quota.repaired``, told to be ``actor``'s. Repairs that somebody has
+    begun and not finished are finished first. Online: other clients and workers go on. Raises
+    ``EngineUnavailableError`` when the server is recovered meanwhile; then reconcile again.
     """
     with undecoded(client) as reader:
         run = Reconciler(reader, ledger, opened, progress)
+        mender = _Mender(run, Driver(reader, ledger, opened, horizon_ms), actor)
+        if repair:
+            mender.finish_others()
         drifts = tuple(run.find_drifts())
         for drift in drifts:
             log.error("drift: %s", drift)
         if not repair or not drifts:
             return ReconcileReport(checked=run.checked, drifts=drifts)
-        repaired, frozen = _repair(run, drifts)
+        repaired, frozen = mender.mend(drifts)
     return ReconcileReport(checked=run.checked, drifts=drifts, repaired=repaired, frozen=frozen)
 
 
-def _repair(run: Reconciler, drifts: Iterable[Drift]) -> tuple[int, int]:
-    """Mend or freeze each quota that still differs once its shard is drained."""
-    quotas = [QuotaName(drift.account, drift.quota_type) for drift in drifts]
-    by_shard: dict[int, list[QuotaName]] = {}
-    for quota in quotas:
-        by_shard.setdefault(shard_of(quota.account, run.opened.shards), []).append(quota)
-    repaired = frozen = 0
-    for shard, page in by_shard.items():
+@dataclass(frozen=True, slots=True)
+class _Mender:
+    """Mends or freezes quotas that differ, in the name of ``actor``."""
+
+    run: Reconciler
+    driver: Driver
+    actor: str
+
+    def finish_others(self) -> None:
+        """Finish what others have begun and died over; what cannot be finished now waits."""
+        with self.run.ledger.transaction() as sql:
+            begun = quarantine.open_repairs(sql)
+        for repair in begun:
+            try:
+                if repair.repair_id.startswith(THAW):
+                    finish_thaw(self.driver, repair)
+                else:
+                    self.driver.drain(repair.quota)
+                    self._finish(repair)
+            except QuotaError as error:
+                log.error("the repair %s of %s waits: %s", repair.repair_id, repair.quota, error)
+
+    def mend(self, drifts: Iterable[Drift]) -> tuple[int, int]:
+        """Mend or freeze each quota that still differs once its shard is drained."""
+        by_shard: dict[int, list[QuotaName]] = {}
+        for drift in drifts:
+            quota = QuotaName(drift.account, drift.quota_type)
+            by_shard.setdefault(shard_of(quota.account, self.run.opened.shards), []).append(quota)
+        repaired = frozen = 0
+        for shard, page in by_shard.items():
+            try:
+                drain(self.run.client, self.run.ledger, [shard], self.driver.freeze)
+            except EngineUnavailableError as error:
+                log.error(
+                    "shard %d cannot be drained, so nothing of it is mended: %s", shard, error
+                )
+                continue
+            for quota, compared in self.run.compare(shard, page).items():
+                if compared.drift is None:
+                    repaired += 1
+                elif compared.drift.is_mendable:
+                    repaired += self._repair(quota, compared, compared.drift)
+                else:
+                    frozen += self._freeze(shard, quota, compared.drift)
+        return repaired, frozen
+
+    def _repair(self, quota: QuotaName, compared: _Compared, drift: Drift) -> bool:
+        """
+        Drop a quota that the ledger has whole; return whether a second look finds it mended.
+
+        The repair is recorded first, so that its entry is written even if this process dies.
+        """
+        told = {"field": drift.field, "redis": drift.redis, "ledger": drift.ledger}
+        with self.run.ledger.transaction() as sql:
+            repair = quarantine.begin_repair(
+                sql,
+                quota,
+                repair_id=f"repair:{drift.cause}:{compared.ledger_version}",
+                cause=drift.cause.value,
+                actor=self.actor,
+                reason="reconcile found that Redis differs from the ledger",
+                details=json.dumps(told),
+            )
+        if not _drop(self.run, quota, compared):
+            with self.run.ledger.transaction() as sql:
+                quarantine.withdraw_repair(sql, repair)
+            return False
+        return self._finish(repair)
+
+    def _finish(self, repair: Repair) -> bool:
+        """Write a repair's entry, if Redis and the ledger agree now; return whether they do."""
+        quota = repair.quota
+        shard = shard_of(quota.account, self.run.opened.shards)
+        is_mended = self.run.compare(shard, [quota])[quota].drift is None
+        if is_mended:
+            told = {"actor": repair.actor, "reason": repair.reason, **json.loads(repair.details)}
+            command = RecordRepair(
+                quota=quota,
+                operation_id=repair.repair_id,
+                cause=repair.cause,
+                details=details_text(told),
+            )
+            self.driver.drive(flows.settled(command))
+        with self.run.ledger.transaction() as sql:
+            if is_mended:
+                quarantine.finish_repair(sql, repair)
+            else:  # the next look finds the drift anew
+                quarantine.withdraw_repair(sql, repair)
+        return is_mended
+
+    def _freeze(self, shard: int, quota: QuotaName, drift: Drift) -> bool:
+        """Freeze a quota in both stores; return whether it was not frozen before."""
+        ledger = self.run.ledger
+        reason = f"reconcile: {drift.cause}, {drift.field} is {drift.redis}, not {drift.ledger}"
+        with ledger.transaction() as sql:
+            lock_shard(sql, shard, LOCK_WAIT_MS)
+            is_new = drift.cause is not Cause.FROZEN and comparing.freeze(sql, quota, reason)
+            head = epochs.heads_of(sql, [quota]).get(quota)
+        reason = head.frozen if head is not None else reason
         try:
-            drain(run.client, run.ledger, [shard])
-        except EngineUnavailableError as error:
-            log.error("shard %d cannot be drained, so nothing of it is mended: %s", shard, error)
-            continue
-        for quota, compared in run.compare(shard, page).items():
-            if compared.drift is None:
-                repaired += 1
-            elif compared.drift.is_mendable:
-                repaired += _drop(run, shard, quota, compared)
-            else:
-                frozen += _freeze(run, shard, quota, compared.drift)
-    return repaired, frozen
+            self.driver.freeze(quota, reason)
+        except QuotaError as error:
+            log.error("%s could not be marked as frozen in Redis: %s", quota, error)
+        if is_new:
+            log.error("%s is frozen: %s", quota, reason)
+        return is_new
 
 
-def _drop(run: Reconciler, shard: int, quota: QuotaName, compared: _Compared) -> bool:
-    """Drop a quota that the ledger has whole; return whether a second look finds it mended."""
+def _drop(run: Reconciler, quota: QuotaName, compared: _Compared) -> bool:
+    """Drop a quota as it was seen; return whether it still was."""
     command = DropQuota(
         quota=quota, version=compared.ledger_version, snapshotted=compared.snapshotted
     )
@@ -260,29 +340,4 @@ def _drop(run: Reconciler, shard: int, quota: QuotaName, compared: _Compared) ->
         log.warning("%s changed meanwhile and is left as it is", quota)
         return False
     log.warning("%s was dropped (%s); it is loaded from the ledger again", quota, compared.drift)
-    return run.compare(shard, [quota])[quota].drift is None
-
-
-def _freeze(run: Reconciler, shard: int, quota: QuotaName, drift: Drift) -> bool:
-    """Freeze a quota in both stores; return whether it was not frozen before."""
-    if drift.cause is Cause.FROZEN:
-        reason = _frozen_reason(run, quota)
-        is_new = False
-    else:
-        reason = f"reconcile: {drift.cause}, {drift.field} is {drift.redis}, not {drift.ledger}"
-        with run.ledger.transaction() as sql:
-            lock_shard(sql, shard, LOCK_WAIT_MS)
-            is_new = comparing.freeze(sql, quota, reason)
-    try:
-        run_command(run.client, run.opened, FreezeQuota(quota=quota, reason=reason))
-    except QuotaError as error:
-        log.error("%s could not be marked as frozen in Redis: %s", quota, error)
-    if is_new:
-        log.error("%s is frozen: %s", quota, reason)
-    return is_new
-
-
-def _frozen_reason(run: Reconciler, quota: QuotaName) -> str:
-    with run.ledger.transaction() as sql:
-        head = epochs.heads_of(sql, [quota]).get(quota)
-    return head.frozen if head is not None else ""
+    return True

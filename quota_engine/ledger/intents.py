@@ -82,6 +82,19 @@ def record_intent(
     return _intent(row), inserted is not None
 
 
+def find_intent(connection: Connection, quota: QuotaName, grant_id: str) -> GrantIntent | None:
+    """Return a grant as it was promised or issued, or None where the ledger has none."""
+    table = tables.grants
+    row = connection.execute(
+        select(table).where(
+            table.c.account == quota.account,
+            table.c.quota_type == quota.quota_type,
+            table.c.grant_id == grant_id,
+        )
+    ).one_or_none()
+    return None if row is None else _intent(row)
+
+
 def withdraw_intent(connection: Connection, quota: QuotaName, grant_id: str) -> None:
     """Forget the promise of a grant, unless it was kept."""
     table = tables.grants

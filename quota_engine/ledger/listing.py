@@ -59,6 +59,8 @@ class Attention:
     quarantined: int
     #: Grants promised more than a minute ago and not applied yet.
     intents: int
+    #: Repairs begun more than a minute ago and not finished.
+    repairs: int
 
 
 _ATTENTION = text("""
@@ -68,7 +70,11 @@ SELECT
     (
         SELECT count(*) FROM grants
         WHERE state = 'intent' AND intended_at < clock_timestamp() - interval '1 minute'
-    ) AS intents
+    ) AS intents,
+    (
+        SELECT count(*) FROM repairs
+        WHERE finished_at IS NULL AND begun_at < clock_timestamp() - interval '1 minute'
+    ) AS repairs
 """)
 
 
@@ -126,6 +132,7 @@ def attention(connection: Connection, shown_max: int) -> Attention:
         frozen_count=counts.frozen,
         quarantined=counts.quarantined,
         intents=counts.intents,
+        repairs=counts.repairs,
     )
 
 

@@ -96,6 +96,9 @@ SELECT
     EXISTS (
         SELECT FROM holds h
         WHERE h.account = :account AND h.quota_type = :quota_type AND h.hold_id = :hold_id
+    ) OR EXISTS (
+        SELECT FROM quarantine w
+        WHERE w.quota = :quota AND w.operation_id = :hold_id AND w.kind = 'hold.placed'
     ) AS was_placed,
     {_OPERATION}
 FROM (SELECT) AS one_row
@@ -149,8 +152,13 @@ def find_fate(connection: Connection, quota: QuotaName, operation_id: str) -> Op
 
 
 def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFate:
-    """Return whether a hold was ever placed, and its final capture."""
-    asked = {**_named(quota), "hold_id": hold_id, "operation_id": f"{hold_id}:capture"}
+    """
+    Return whether a hold was ever placed, and its final capture.
+
+    One whose placing is in quarantine was placed, too: somebody was told so, and may have used it.
+    """
+    named = {**_named(quota), "quota": str(quota)}
+    asked = {**named, "hold_id": hold_id, "operation_id": f"{hold_id}:capture"}
     head, was_placed, *capture = connection.execute(_FIND_HOLD, asked).one()
     return HoldFate(
         version=head or 0,

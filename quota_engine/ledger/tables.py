@@ -256,7 +256,8 @@ refunds = Table(
 
 #: Bytes from an outbox that did not fit, as they were. ``cause`` is one of
 #: quota_engine.chain.Cause, ``reason`` says it in words; ``quota`` is null where no quota can be
-#: recognised.
+#: recognised, ``kind`` and ``operation_id`` where the bytes are no entry. ``resolution``: what
+#: became of it, in words; ``repair_id``: the repair that took it up, and resolves it.
 quarantine = Table(
     "quarantine",
     metadata,
@@ -270,7 +271,36 @@ quarantine = Table(
     Column("reason", Text, nullable=False),
     Column("created_at", _instant(), nullable=False),
     Column("resolved_at", _instant()),
+    Column("kind", Text),
+    Column("operation_id", _id()),
+    Column("repair_id", Text),
+    Column("resolution", Text),
+    Column("resolved_by", Text),
     Index("quarantine_unresolved", "quota", "id", postgresql_where=text("resolved_at IS NULL")),
+    Index(
+        "quarantine_operation",
+        "quota",
+        "operation_id",
+        postgresql_where=text("operation_id IS NOT NULL"),
+    ),
+)
+
+#: Every mending of a quota: begun here before anything is changed, and finished when its entry
+#: ``quota.repaired``, of the operation id ``repair_id``, is written. ``cause``: one of
+#: quota_engine.chain.Cause or quota_engine.drift.Cause, or ``operator``. ``details``: JSON of what
+#: Redis and the ledger said.
+repairs = Table(
+    "repairs",
+    metadata,
+    *_quota_key(),
+    Column("repair_id", _id(), primary_key=True),
+    Column("cause", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("begun_at", _instant(), nullable=False, server_default=text("clock_timestamp()")),
+    Column("finished_at", _instant()),
+    Index("repairs_open", "begun_at", postgresql_where=text("finished_at IS NULL")),
 )
 
 #: What a model call used and cost, one row per entry that tells it. ``usage`` is what was told,

@@ -41,8 +41,9 @@ COPY usage_records (
 """
 
 _COPY_QUARANTINE = """
-COPY quarantine (shard, event_id, quota, raw_entry, raw_chain, cause, reason, created_at)
-FROM STDIN
+COPY quarantine (
+    shard, event_id, quota, raw_entry, raw_chain, cause, reason, created_at, kind, operation_id
+) FROM STDIN
 """
 
 _HEADS = """
@@ -223,7 +224,9 @@ def write_quarantine(
             event = incoming.event
             quota = None if incoming.quota is None else str(incoming.quota)
             told = (event.entry, event.chain, misfit.cause.value, misfit.reason, created_at)
-            copy.write_row((shard, str(event.event_id), quota, *told))
+            entry = incoming.entry
+            known_by = (None, None) if entry is None else (entry.kind, entry.operation_id)
+            copy.write_row((shard, str(event.event_id), quota, *told, *known_by))
 
 
 def write_heads(

@@ -17,8 +17,8 @@ from quota_engine import events
 from quota_engine.commands import Balance, CatchUp, ReadBalance
 from quota_engine.commands.base import Command
 from quota_engine.deployment import Deployment
+from quota_engine.drift import ReconcileReport
 from quota_engine.errors import QuotaError
-from quota_engine.jobs.reconcile import ReconcileReport
 from quota_engine.jobs.running import run_commands
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import text
 
 from quota_engine.commands import DebitUsed, GrantTerms, IssueGrant, ReleaseHold
 from quota_engine.commands.loading import UnloadQuota
-from quota_engine.drift import Cause, Drift
+from quota_engine.drift import Cause, Drift, ReconcileReport
 from quota_engine.errors import EngineUnavailableError, QuotaFrozenError, QuotaInsufficientError
 from quota_engine.jobs.persist import drain
-from quota_engine.jobs.reconcile import ReconcileReport, reconcile
+from quota_engine.jobs.reconcile import reconcile
 from quota_engine.keys import DEPLOYMENT_KEY, QuotaName
+from quota_engine.ledger.quarantine import open_repairs
 from tests.deployments import Deployment
 
 TOKENS = QuotaName("acme/team-7", "text_token")
@@ -232,8 +234,13 @@ def test_an_edit_is_found_without_traffic_and_mended(deployment: Deployment, cas
     balance = deployment.balance(TOKENS)
     assert (balance.balance, balance.held, balance.frozen) == (1400, 200, "")
     deployment.capture(TOKENS, "hold-1", 200)
-    assert deployment.drain() == 1
+    assert deployment.drain() == 2
     assert check(deployment).drifts == ()
+    repaired = deployment.ledger.history(TOKENS)[4].entry
+    told = json.loads(repaired.details)
+    assert (repaired.kind, repaired.terms) == ("quota.repaired", case.cause)
+    assert (told["actor"], told["field"]) == ("reconcile", case.field)
+    assert (told.get("redis"), told.get("ledger")) == (drift.redis, drift.ledger)
 
 
 def test_an_edited_grant_that_keeps_the_sums_is_found_under_load(deployment: Deployment) -> None:
@@ -310,13 +317,62 @@ def test_a_quota_that_changes_meanwhile_is_left_alone(
 
     dropping = module._drop
 
-    def after_a_debit(run: module.Reconciler, shard: int, *rest: object) -> bool:
+    def after_a_debit(run: module.Reconciler, *rest: Any) -> bool:
         deployment.debit(TOKENS, 1)
-        return dropping(run, shard, *rest)  # type: ignore[arg-type]
+        return dropping(run, *rest)
 
     monkeypatch.setattr(module, "_drop", after_a_debit)
     report = check(deployment, repair=True)
     assert (len(report.drifts), report.repaired) == (1, 0)
+    assert repairs(deployment) == []
+    with deployment.ledger.transaction() as sql:
+        assert open_repairs(sql) == []
+
+
+def repairs(deployment: Deployment) -> list[str]:
+    """Return the operation ids of the token quota's repairs."""
+    deployment.drain()
+    entries = [row.entry for row in deployment.ledger.history(TOKENS)]
+    return [entry.operation_id for entry in entries if entry.kind == "quota.repaired"]
+
+
+@pytest.mark.parametrize("step", ["_drop", "_finish"])
+def test_a_repair_whose_process_died_is_finished_by_the_next_once(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    from quota_engine.jobs import reconcile as module
+
+    edit(deployment, "held", 0)
+    monkeypatch.setattr(module if step == "_drop" else module._Mender, step, die)
+    with pytest.raises(Killed):
+        check(deployment, repair=True)
+    monkeypatch.undo()
+    check(deployment, repair=True)
+    check(deployment, repair=True)
+    assert repairs(deployment) == ["repair:held_edited:4"]
+    assert check(deployment).drifts == ()
+    with deployment.ledger.transaction() as sql:
+        assert open_repairs(sql) == []
+
+
+def test_two_who_repair_at_once_leave_one_entry(deployment: Deployment) -> None:
+    edit(deployment, "held", 0)
+    threads = [
+        threading.Thread(target=check, args=(deployment,), kwargs={"repair": True})
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(repairs(deployment)) == 1
+    assert check(deployment, repair=True).drifts == ()
 
 
 def test_another_epoch_ends_the_run(deployment: Deployment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quota_engine.commands.reconcile import DropQuota, SnapshotQuota
 from tests.lua.scenes import NAME, Scene, meets
 from tests.shards import EPOCH
@@ -28,6 +30,21 @@ def test_a_quota_is_dropped_only_as_it_was_seen(scene: Scene) -> None:
     scene.debit("d", 1)
     assert scene.call(drop) == ["CHANGED"]
     drop = DropQuota(quota=NAME, version=3, snapshotted=LOOK.parse(scene.call(LOOK)))
+    assert scene.call(drop) == ["DROPPED"]
+    assert scene.stored == {}
+
+
+def test_what_cannot_be_read_is_dropped_unless_something_was_issued_since(scene: Scene) -> None:
+    scene.funded()
+    key = scene.keys.quota(str(NAME))
+    scene.client.set(key, "junk")
+    seen = LOOK.parse(scene.call(LOOK))
+    drop = DropQuota(quota=NAME, version=2, snapshotted=seen)
+    scene.client.hset(scene.keys.versions, str(NAME), 3)
+    assert scene.call(drop) == ["CHANGED"]
+    scene.client.hset(scene.keys.versions, str(NAME), 2)
+    known = DropQuota(quota=NAME, version=2, snapshotted=replace(seen, state="2 x"))
+    assert scene.call(known) == ["CHANGED"]
     assert scene.call(drop) == ["DROPPED"]
     assert scene.stored == {}
 
