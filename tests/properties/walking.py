@@ -293,7 +293,7 @@ class Rules(RuleBasedStateMachine):
             (2, lambda: self.refund(place, amount, 3000 * is_odd, due_max)),
             (1, lambda: self.void_grant(place, due_max)),
             (1, lambda: self.set_overdraft_limit(chance.choice([0, 50, 300, None]))),
-            (3, lambda: self.send_again(chance.randint(1, 8), is_odd)),
+            (4, lambda: self.send_again(chance.randint(1, 8), is_odd)),
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),
             (1, lambda: self.catch_up(due_max)),
             (1, lambda: (self.record_repair if is_odd else self.record_usage)("", due_max)),
