@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quota_engine.embedded import ValkeyServer
+from quota_engine.embedded import PostgresServer, ValkeyServer
 from tests.faults.world import World
 from tests.servers import TestServers
 
@@ -58,3 +58,14 @@ def make_world(servers: TestServers, database_url: str) -> Iterator[MakeWorld]:
 def world(make_world: MakeWorld) -> World:
     """A world whose server syncs every second."""
     return make_world()
+
+
+@pytest.fixture
+def postgres(servers: TestServers) -> Iterator[PostgresServer]:
+    """A PostgreSQL of the test's own with the tables; what it has committed survives its death."""
+    from quota_engine.ledger.migrate import upgrade
+
+    server = servers.postgres(settings={"synchronous_commit": "on"})
+    upgrade(server.url)
+    yield server
+    server.kill()
