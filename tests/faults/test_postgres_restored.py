@@ -90,7 +90,8 @@ def test_lost_commits_that_nobody_keeps_stop_the_shard(
         with pytest.raises(EngineUnavailableError, match="gap"):
             world.engine.drain()
         assert persisted(world.engine) == kept
-    assert world.engine.deployment.ledger.read_shards()[0].stopped
+    rows = world.engine.deployment.ledger.read_shards()
+    assert any("gap" in (row.stopped or "") for row in rows)
 
 
 @pytest.mark.row(
