@@ -38,6 +38,9 @@ from quota_engine.instants import from_ms
 from quota_engine.jobs import gate, persist, quarantine, thaw
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
+from quota_engine.jobs.gate_progress import described, read_progress
+from quota_engine.jobs.opening import Opening
+from quota_engine.jobs.prewarm import prewarm
 from quota_engine.jobs.reconcile import ACTOR, reconcile
 from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
@@ -67,14 +70,20 @@ class Deployment:
         self.client = redis_client(self.redis_url, settings)
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
-        self._lock = threading.Lock()
-        self._opened: Opened | None = None
-        os.register_at_fork(after_in_child=self._renew_lock)
+        self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))
+        self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
+        self._closing = threading.Event()
+        self._prewarming: threading.Thread | None = None
+        os.register_at_fork(after_in_child=self._renew_locks)
 
     def _open_ledger(self) -> Ledger:
         if self.is_embedded:
             upgrade(self.database_url)
-        ledger = Ledger.open(self.database_url)
+        ledger = Ledger.open(
+            self.database_url,
+            connect_timeout_seconds=self.settings.connect_timeout_seconds,
+            connections_max=self.settings.database_connections_max,
+        )
         try:
             check_migrated(ledger.engine)
         except BaseException:
@@ -82,11 +91,16 @@ class Deployment:
             raise
         return ledger
 
-    def _renew_lock(self) -> None:
-        self._lock = threading.Lock()
+    def _renew_locks(self) -> None:
+        self._opening.renew()
+        self._hydrations = threading.BoundedSemaphore(self.settings.hydrations_max)
+        self._prewarming = None
 
     def close(self) -> None:
         """Close the connections to both stores."""
+        self._closing.set()
+        if self._prewarming is not None:
+            self._prewarming.join(self.settings.socket_timeout_seconds)
         self.client.close()
         self.ledger.close()
 
@@ -95,17 +109,16 @@ class Deployment:
     @property
     def opened(self) -> Opened:
         """The open deployment; asks the gate the first time."""
-        return self._opened or self.reopen(None)
+        return self._opening.current or self.reopen(None)
 
     def reopen(self, seen: object) -> Opened:
-        """Return an open deployment; ask the gate unless another thread just has."""
-        with self._lock:
-            current = self._opened
-            if current is not None and current is not seen:
-                return current
-            opened = self.recover()
-            self._opened = current if opened == current and current is not None else opened
-            return self._opened
+        """
+        Return an open deployment; ask the gate unless another thread just has.
+
+        Waits no longer than a call may, at the first opening a little longer.
+        """
+        first = gate.LOCK_WAIT_S if self._opening.current is None else 0.0
+        return self._opening.reopen(seen, max(first, self.settings.call_timeout_seconds))
 
     def recover(self, *, adopt: bool = False, accept_gaps: str = "") -> Opened:
         """
@@ -122,13 +135,40 @@ class Deployment:
             allow_wiped=self.is_embedded,
             is_durable_elsewhere=self.settings.redis_is_durable_elsewhere,
             accept_gaps=accept_gaps,
+            on_recovered=self._prewarm,
         )
+
+    def _prewarm(self, opened: Opened) -> None:
+        """Load what was used last in the background, after a recovery of this process's own."""
+        if not self.settings.prewarm_max or self._closing.is_set():
+            return
+        self._prewarming = threading.Thread(
+            target=partial(
+                prewarm,
+                *(self.client, self.ledger, opened),
+                limit=self.settings.prewarm_max,
+                read=self.read_snapshot,
+                stopping=self._closing,
+            ),
+            name="quota-engine-prewarm",
+            daemon=True,
+        )
+        self._prewarming.start()
 
     # -- the ledger, as clients ask it
 
     def read_snapshot(self, quota: QuotaName) -> Snapshot:
-        """Return a quota as the ledger last knew it."""
-        return self.ledger.read_snapshot(quota, self.settings.horizon_ms)
+        """Return a quota as the ledger last knew it; a few at once, the others wait a while."""
+        hydrations, seconds = self._hydrations, self.settings.call_timeout_seconds
+        if not hydrations.acquire(timeout=seconds):
+            raise EngineUnavailableError(
+                f"{quota} could not be loaded within {seconds:g} s: too many others are loaded"
+                " from PostgreSQL before it; try again"
+            )
+        try:
+            return self.ledger.read_snapshot(quota, self.settings.horizon_ms)
+        finally:
+            hydrations.release()
 
     def find_hold(self, quota: QuotaName, hold_id: str) -> HoldFate:
         """Return what became of a hold."""

@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 
 import psycopg
 from sqlalchemy import URL, Engine, create_engine, make_url
@@ -18,11 +19,12 @@ from sqlalchemy import exc as sql_errors
 
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError
 
-POOL_SIZE = 5
-#: More than the pool's size at once: RQ jobs, hydrations and reports of one process together.
-POOL_OVERFLOW = 5
+#: Connections of one process at once: drains, hydrations, duties and reports together.
+CONNECTIONS_MAX = 10
 POOL_WAIT_S = 10
-CONNECT_TIMEOUT_S = 5
+CONNECT_TIMEOUT_S = 5.0
+#: libpq takes whole seconds, and no fewer.
+CONNECT_TIMEOUT_LEAST_S = 2
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -51,22 +53,29 @@ def checked_url(database_url: str) -> URL:
     return url.set(drivername="postgresql+psycopg")
 
 
-def open_engine(database_url: str) -> Engine:
+def open_engine(
+    database_url: str,
+    *,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_S,
+    connections_max: int = CONNECTIONS_MAX,
+) -> Engine:
     """
     Return a pool for ``database_url``. Nothing connects yet.
+
+    Half of ``connections_max`` stay open, the others are opened when they are needed.
 
     Statements are not prepared on the server: a pooler may stand in between, and plans made while
     a table was empty must not outlive that.
     """
     engine = create_engine(
         checked_url(database_url),
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
+        pool_size=(connections_max + 1) // 2,
+        max_overflow=connections_max // 2,
         pool_timeout=POOL_WAIT_S,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
+            "connect_timeout": max(ceil(connect_timeout_seconds), CONNECT_TIMEOUT_LEAST_S),
             "application_name": "quota-engine",
             "prepare_threshold": None,
         },

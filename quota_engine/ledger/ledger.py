@@ -24,7 +24,12 @@ from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import history as histories
 from quota_engine.ledger import intents, refunds, shards, snapshots
-from quota_engine.ledger.connection import answering, open_engine
+from quota_engine.ledger.connection import (
+    CONNECT_TIMEOUT_S,
+    CONNECTIONS_MAX,
+    answering,
+    open_engine,
+)
 from quota_engine.ledger.history import QuotaHead, RecordedEntry
 from quota_engine.ledger.intents import GrantIntent
 from quota_engine.ledger.shards import Deployment, ShardState
@@ -46,13 +51,24 @@ class Ledger:
         self._shard_count: int | None = None
 
     @classmethod
-    def open(cls, database_url: str) -> Ledger:
+    def open(
+        cls,
+        database_url: str,
+        *,
+        connect_timeout_seconds: float = CONNECT_TIMEOUT_S,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> Ledger:
         """
         Return the ledger at ``database_url``, after one connection to prove that it answers.
 
         Does not look at the tables: see ``migrate.check_migrated(ledger.engine)``.
         """
-        ledger = cls(open_engine(database_url))
+        engine = open_engine(
+            database_url,
+            connect_timeout_seconds=connect_timeout_seconds,
+            connections_max=connections_max,
+        )
+        ledger = cls(engine)
         try:
             with ledger.transaction():
                 pass

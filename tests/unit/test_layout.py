@@ -139,3 +139,20 @@ def test_nothing_below_the_carriers_does_io() -> None:
         for module in imports_of(path)
         if module in IO_MODULES - ALLOWED_IO.get(path.stem, set())
     } == set()
+
+
+def test_migrations_follow_each_other_in_one_line() -> None:
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in sorted((ROOT / "migrations" / "versions").glob("0*.py"))
+    ]
+    steps = [
+        (
+            re.search(r'^down_revision = "?(\w+)', text, re.M),
+            re.search(r'^revision = "(\w+)', text, re.M),
+        )
+        for text in texts
+    ]
+    found = [(before[1], after[1]) for before, after in steps if before and after]
+    numbers = [f"{number:04}" for number in range(1, len(texts) + 1)]
+    assert found == list(zip(["None", *numbers], numbers, strict=False))
