@@ -152,6 +152,8 @@ class Keeper:
         if look.why_gate:
             self._deployment.reopen(self._deployment.opened)
             look = self._lookout.look()
+        pressed = look.pressed(self._deployment.settings.outbox_soft_limit)
+        self._note("outbox", f"many entries wait, by shard: {pressed}" if pressed else "")
         behind = self._waiting(look, BEHIND_SECONDS)
         try:
             self._enqueue(look, behind, at_once=somebody_died)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+DUTIES = ("duty", "finished_at", "age_seconds", "is_ok", "outcome")
 SHARDS = ("shard", "epoch", "length", "pending", "lag_seconds", "last_drain_at", "stopped")
 
 
@@ -36,7 +37,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     if settings.database_url is None:  # the home's own: every command prepares it
         upgrade(database_url)
     with redis_client(redis_url, settings) as client:
-        health = examine(client, _place(redis_url), database_url)
+        health = examine(client, _place(redis_url), database_url, settings)
     if as_json:
         print_json({"is_well": health.is_well, **dataclasses.asdict(health)})
     else:
@@ -54,6 +55,13 @@ def _print(health: Health) -> None:
     if rows:
         typer.echo("")
         print_rows(rows, SHARDS, as_json=False)
+    duties = [
+        {**dataclasses.asdict(duty), "age_seconds": f"{duty.age_seconds:.0f}"}
+        for duty in health.duties
+    ]
+    if duties:
+        typer.echo("")
+        print_rows(duties, DUTIES, as_json=False)
     typer.echo("")
     for problem in health.problems:
         word = "PROBLEM" if problem.is_fatal else "note"

@@ -8,7 +8,7 @@ deployment is neither opened nor recovered: what a command's first call will do 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,15 +19,17 @@ from sqlalchemy import text
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError, parse_entry
 from quota_engine.jobs import gate_rules, gate_server
+from quota_engine.jobs.freshness import DutyHealth, duties_health
+from quota_engine.jobs.gate import GAP
 from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.jobs.server_check import check_server, read_info
-from quota_engine.ledger import Ledger, epochs, listing
+from quota_engine.ledger import Ledger, duties, epochs, listing
 from quota_engine.ledger.connection import answering
 from quota_engine.ledger.migrate import newest, revision_of
+from quota_engine.ledger.shards import read_deployment
 from quota_engine.outbox import Outbox
+from quota_engine.settings import Settings
 
-#: Waiting longer than this, entries lack somebody who persists them.
-LAG_MAX_SECONDS = 15.0
 CLOCK_DIFFERENCE_MAX_SECONDS = 60.0
 #: Above this share of maxmemory, new holds will be refused soon.
 MEMORY_SHARE_MAX = 0.8
@@ -56,6 +58,17 @@ class ShardHealth:
     lag_seconds: float
     last_drain_at: datetime | None
     stopped: str | None
+    #: Redis was told that the ledger has everything up to here, but it does not any more.
+    lost_until: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number for a monitor. Units stand last in its name."""
+
+    name: str
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,6 +77,9 @@ class Health:
 
     facts: dict[str, str] = field(default_factory=dict)
     shards: list[ShardHealth] = field(default_factory=list)
+    duties: list[DutyHealth] = field(default_factory=list)
+    #: What was counted beside shards and duties, by the name of its measure.
+    numbers: dict[str, float] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
     @property
@@ -75,13 +91,38 @@ class Health:
         """Add a problem."""
         self.problems.append(Problem(code, message, fix, is_fatal))
 
+    def measures(self) -> Iterator[Measure]:
+        """Yield every number of the look, for a monitor to collect."""
+        for name, value in self.numbers.items():
+            yield Measure(name, value)
+        for shard in self.shards:
+            labels = {"shard": str(shard.shard)}
+            yield Measure("outbox_entries", shard.length, labels)
+            yield Measure("outbox_pending", shard.pending, labels)
+            yield Measure("outbox_lag_seconds", shard.lag_seconds, labels)
+            yield Measure("shard_stopped", bool(shard.stopped), labels)
+            yield Measure("shard_lost_commits", bool(shard.lost_until), labels)
+        for duty in self.duties:
+            labels = {"duty": duty.duty}
+            yield Measure("duty_age_seconds", duty.age_seconds, labels)
+            yield Measure("duty_late", duty.is_late, labels)
+            yield Measure("duty_failed", not duty.is_ok, labels)
+        for problem in self.problems:
+            labels = {"code": problem.code, "is_fatal": str(problem.is_fatal).lower()}
+            yield Measure("problem", 1, labels)
 
-def examine(client: redis.Redis, redis_place: str, database_url: str) -> Health:
-    """Look at both stores. ``client`` must not decode replies."""
+
+def examine(
+    client: redis.Redis, redis_place: str, database_url: str, settings: Settings | None = None
+) -> Health:
+    """Look at both stores. ``client`` must not decode replies. ``settings`` have the bounds."""
+    settings = settings or Settings()
     health = Health()
     redis_answers = _examine_redis(health, client, redis_place)
     try:
-        ledger = Ledger.open(database_url)
+        ledger = Ledger.open(
+            database_url, connect_timeout_seconds=settings.connect_timeout_seconds
+        )
     except QuotaError as error:
         health.note("postgresql", f"PostgreSQL cannot be used: {error}", DATABASE_FIX)
         return health
@@ -90,13 +131,19 @@ def examine(client: redis.Redis, redis_place: str, database_url: str) -> Health:
             _examine_ledger(health, ledger)
             if redis_answers:
                 _examine_gate(health, client, ledger)
-                _examine_shards(health, client, ledger)
+                _examine_shards(health, client, ledger, settings)
                 _examine_clocks(health, client, ledger)
+            _examine_duties(health, ledger, settings)
     return health
 
 
 REDIS_FIX = "start it, or correct QUOTA_ENGINE_REDIS_URL"
 DATABASE_FIX = "start it, or correct QUOTA_ENGINE_DATABASE_URL"
+DUTY_FIX = "see the workers' log, and docs/operations.md"
+GAP_FIX = (
+    "find the entries in a backup of either store, or go on without them:"
+    " `quota-engine recovery run --accept-gap --actor NAME`"
+)
 
 
 def _examine_redis(health: Health, client: redis.Redis, place: str) -> bool:
@@ -123,6 +170,7 @@ def _examine_redis(health: Health, client: redis.Redis, place: str) -> bool:
             finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_fatal
         )
     limit, memory = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
+    health.numbers |= {"redis_memory_bytes": memory, "redis_memory_limit_bytes": limit}
     if limit and memory > limit * MEMORY_SHARE_MAX:
         message = (
             f"Redis uses {memory / limit:.0%} of its maxmemory: new holds are refused at 100%"
@@ -153,6 +201,9 @@ def _examine_tables(health: Health, ledger: Ledger) -> bool:
 def _examine_ledger(health: Health, ledger: Ledger) -> None:
     with ledger.transaction() as sql:
         found = listing.attention(sql, FROZEN_SHOWN)
+    health.numbers["frozen_quotas"] = found.frozen_count
+    health.numbers["quarantined_entries"] = found.quarantined
+    health.numbers["late_intents"] = found.intents
     health.facts["frozen quotas"] = str(found.frozen_count)
     health.facts["quarantine"] = f"{found.quarantined} entries"
     for quota, reason in found.frozen:
@@ -203,7 +254,9 @@ def _examine_gate(health: Health, client: redis.Redis, ledger: Ledger) -> None:
         health.note("gate", f"this Redis must be recovered first: {reason}", fix, is_fatal=False)
 
 
-def _examine_shards(health: Health, client: redis.Redis, ledger: Ledger) -> None:
+def _examine_shards(
+    health: Health, client: redis.Redis, ledger: Ledger, settings: Settings
+) -> None:
     try:
         health.shards = list(_shards(client, ledger))
     except QuotaError as error:
@@ -217,14 +270,51 @@ def _examine_shards(health: Health, client: redis.Redis, ledger: Ledger) -> None
         f" the oldest for {lag:.1f} s"
     )
     health.facts["last drain"] = _ago(max(drained)) if drained else "never"
-    if lag > LAG_MAX_SECONDS:
+    if lag > settings.drain_late_seconds:
         message = f"{waiting} entries wait to be persisted, the oldest for {lag:.0f} s"
         health.note("lag", message, "run `quota-engine worker`, or `quota-engine ledger drain`")
     for shard in health.shards:
         if shard.stopped:
             message = f"shard {shard.shard} is stopped: {shard.stopped}"
             fix = "run `quota-engine ledger drain`, which asks the gate first; nothing is lost"
-            health.note("stopped", message, fix)
+            health.note("stopped", message, GAP_FIX if shard.stopped.startswith(GAP) else fix)
+        _examine_pressure(health, shard, settings)
+
+
+def _examine_pressure(health: Health, shard: ShardHealth, settings: Settings) -> None:
+    if shard.lost_until:
+        message = (
+            f"shard {shard.shard}: PostgreSQL has lost commits; it had everything up to"
+            f" {shard.lost_until}"
+        )
+        fix = "the workers feed it again from the outbox; no need to do anything"
+        health.note("lost_commits", message, fix, is_fatal=False)
+    if shard.pending >= settings.outbox_soft_limit:
+        hard = settings.outbox_hard_limit
+        is_fatal = shard.pending >= hard
+        message = f"{shard.pending} entries of shard {shard.shard} wait to be persisted"
+        message += ": new holds are refused" if is_fatal else f": at {hard} holds are refused"
+        fix = "see that PostgreSQL answers and that workers run"
+        health.note("pressure", message, fix, is_fatal=is_fatal)
+
+
+def _examine_duties(health: Health, ledger: Ledger, settings: Settings) -> None:
+    with ledger.transaction() as sql:
+        deployment = read_deployment(sql)
+        if deployment is None:
+            return
+        now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
+        runs = duties.read_runs(sql)
+    health.duties = list(duties_health(runs, deployment.created_at, settings, now))
+    for duty in health.duties:
+        if duty.is_late:
+            when = "has never been done"
+            if duty.finished_at is not None:
+                when = f"was done {timedelta(seconds=round(duty.age_seconds))} ago"
+            fix = "run `quota-engine worker`; it does all duties by the clock"
+            health.note("late", f"the duty {duty.duty} {when}", fix)
+        if not duty.is_ok:
+            health.note("duty", f"the duty {duty.duty}: {duty.outcome}", DUTY_FIX)
 
 
 def _shards(client: redis.Redis, ledger: Ledger) -> Iterator[ShardHealth]:
@@ -235,6 +325,7 @@ def _shards(client: redis.Redis, ledger: Ledger) -> Iterator[ShardHealth]:
         is_same = page.last_id is not None and page.last_id.epoch == row.cursor.epoch
         last_id = page.last_id or EventId(0, 0)
         first = next((event for event in page.events if not event.is_marker), None)
+        is_behind = page.noted is not None and page.noted > row.cursor
         yield ShardHealth(
             shard=row.shard,
             epoch=row.epoch,
@@ -243,6 +334,7 @@ def _shards(client: redis.Redis, ledger: Ledger) -> Iterator[ShardHealth]:
             lag_seconds=_age_seconds(first.entry) if first is not None else 0.0,
             last_drain_at=row.last_drain_at,
             stopped=row.stopped,
+            lost_until=str(page.noted) if is_behind else None,
         )
 
 
@@ -269,6 +361,7 @@ def _examine_clocks(health: Health, client: redis.Redis, ledger: Ledger) -> None
     except (redis.RedisError, EngineUnavailableError):
         return
     apart = abs(seconds + micros / 1_000_000 - float(theirs))
+    health.numbers["clock_difference_seconds"] = apart
     health.facts["clocks"] = f"{apart:.1f} s apart"
     if apart > CLOCK_DIFFERENCE_MAX_SECONDS:
         message = f"the clocks of Redis and PostgreSQL are {apart:.0f} s apart"

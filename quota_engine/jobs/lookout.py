@@ -33,6 +33,15 @@ class Look:
     #: Why nothing may be persisted until the gate has looked; empty when all is well.
     why_gate: str
 
+    def pressed(self, limit: int) -> dict[int, int]:
+        """Return how many entries wait in those shards where that many or more do."""
+        waiting = {
+            shard: end.n - row.cursor.n
+            for shard, row in self.rows.items()
+            if (end := self.ends[shard]) is not None and end.epoch == row.cursor.epoch
+        }
+        return {shard: count for shard, count in waiting.items() if count >= limit}
+
 
 class Lookout:
     """Looks at all shards of a deployment, and remembers the last looks."""

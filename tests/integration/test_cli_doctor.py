@@ -9,6 +9,8 @@ import redis
 from sqlalchemy import create_engine, text
 
 from quota_engine.embedded import ValkeyServer
+from quota_engine.jobs.health import examine
+from quota_engine.jobs.schedule import DUTIES, Scheduler
 from quota_engine.keys import ShardKeys
 from tests.commands import Cli
 
@@ -142,6 +144,66 @@ def test_what_needs_somebody_is_told(cli: Cli, database_url: str) -> None:
 
 def test_entries_that_wait_too_long_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.done("grants", "issue", "user:42", "text_token", "5")
-    monkeypatch.setattr("quota_engine.jobs.health.LAG_MAX_SECONDS", -1.0)
+    monkeypatch.setenv("QUOTA_ENGINE_DRAIN_LATE_SECONDS", "0.001")
     assert codes(cli, 1) == ["lag"]
     assert "quota-engine worker" in cli.run("doctor").out
+
+
+def test_a_deployment_whose_duties_nobody_does_is_told(
+    cli: Cli, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    assert codes(cli, 0) == [], "it is new"
+    run_sql(database_url, "UPDATE deployment SET created_at = now() - interval '2 h'")
+    assert set(codes(cli, 1)) == {"late"}
+    said = cli.run("doctor").out
+    assert "the duty reconcile has never been done; run `quota-engine worker`" in said
+    with cli.engine() as engine:
+        engine.drain()
+        scheduler = Scheduler(engine.deployment)
+        assert all(scheduler.run(duty).is_ok for duty in DUTIES)
+        scheduler.close()
+    assert codes(cli, 0) == []
+    shown = {duty["duty"]: duty for duty in cli.json("doctor")["duties"]}
+    assert shown["reconcile"]["outcome"] == "1 quotas compared, 0 differ"
+    assert shown["trim"]["is_ok"]
+    run_sql(
+        database_url,
+        "UPDATE duties SET finished_at = now() - interval '31 min' WHERE duty = 'reconcile'",
+        "UPDATE duties SET finished_at = now() - interval '6 min' WHERE duty = 'sweep'",
+    )
+    assert codes(cli, 1) == ["late", "late"]
+    said = cli.run("doctor").out
+    assert "the duty reconcile was done 0:31:0" in said
+    assert "the duty sweep was done 0:06:0" in said
+    monkeypatch.setenv("QUOTA_ENGINE_RECONCILE_LATE_SECONDS", "7200")
+    monkeypatch.setenv("QUOTA_ENGINE_DUTY_LATE_SECONDS", "7200")
+    assert codes(cli, 0) == []
+    run_sql(database_url, "UPDATE duties SET is_ok = false, outcome = 'x' WHERE duty = 'clocks'")
+    assert codes(cli, 1) == ["duty"]
+
+
+def test_pressure_is_a_note_at_first_and_then_a_problem(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        cli.done("grants", "issue", "user:42", "text_token", "5", "--grant-id", f"g{number}")
+    monkeypatch.setenv("QUOTA_ENGINE_OUTBOX_SOFT_LIMIT", "3")
+    assert codes(cli, 0) == ["pressure"]
+    monkeypatch.setenv("QUOTA_ENGINE_OUTBOX_HARD_LIMIT", "3")
+    assert codes(cli, 1) == ["pressure"]
+    refused = cli.run("grants", "issue", "user:42", "text_token", "5")
+    assert refused.code == 1
+    assert "3 entries of shard" in refused.err
+
+
+def test_every_number_can_be_collected(cli: Cli, client: redis.Redis, database_url: str) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    health = examine(client, "here", database_url)
+    found = {(one.name, *one.labels.values()): one.value for one in health.measures()}
+    waiting = [value for key, value in found.items() if key[0] == "outbox_pending"]
+    assert sum(waiting) == 1
+    assert found["duty_late", "reconcile"] == 0
+    assert found["frozen_quotas",] == 0
+    assert found["redis_memory_bytes",] > 0
+    assert found["clock_difference_seconds",] < 60

@@ -60,6 +60,11 @@ class Watched:
         patch.setattr(Ledger, "read_snapshot", watched)
 
 
+@pytest.mark.row(
+    55,
+    injection="2,000 quotas in the ledger, FLUSHALL, 200 clients at once",
+    outcome="each process reads as many quotas at once as its setting says; nobody gets an error",
+)
 def test_two_hundred_clients_after_a_wipe_share_a_few_connections(
     engine: QuotaEngine, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
