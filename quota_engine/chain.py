@@ -43,6 +43,7 @@ class Cause(StrEnum):
     HEAD = "head"
     DUPLICATE = "duplicate"
     USAGE = "usage"
+    CURSOR = "cursor"
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,8 +86,8 @@ def verify(
         check_migrated(ledger.engine)
         found: list[dict[str, Any]] = [
             {
-                "account": finding.quota.account,
-                "quota_type": finding.quota.quota_type,
+                "account": finding.quota.account if finding.quota else None,
+                "quota_type": finding.quota.quota_type if finding.quota else None,
                 "version": finding.version,
                 "cause": finding.cause,
                 "detail": finding.detail,

@@ -103,8 +103,9 @@ def freeze(driver: Driver, quota: QuotaName, *, actor: str, reason: str) -> str:
     driver.freeze(quota, told)
     driver.drain(quota)
     with driver.ledger.transaction() as sql:
-        lock_shard(sql, driver.ledger.shard_of(quota), LOCK_WAIT_MS)
-        comparing.freeze(sql, quota, told)
+        shard = driver.ledger.shard_of(quota)
+        lock_shard(sql, shard, LOCK_WAIT_MS)
+        comparing.freeze(sql, quota, shard, told)
         frozen = epochs.heads_of(sql, [quota])[quota].frozen
     driver.freeze(quota, frozen)
     return frozen

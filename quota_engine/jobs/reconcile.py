@@ -29,7 +29,8 @@ from quota_engine.commands.reconcile import (
 )
 from quota_engine.commands.replies import FencedError
 from quota_engine.drift import Cause, Drift, Log, ReconcileReport, Seen, Sums, compare
-from quota_engine.errors import EngineUnavailableError, QuotaError
+from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
+from quota_engine.ids import checked_account, checked_quota_type
 from quota_engine.jobs import gate_server
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
@@ -319,7 +320,8 @@ class _Mender:
         reason = f"reconcile: {drift.cause}, {drift.field} is {drift.redis}, not {drift.ledger}"
         with ledger.transaction() as sql:
             lock_shard(sql, shard, LOCK_WAIT_MS)
-            is_new = drift.cause is not Cause.FROZEN and comparing.freeze(sql, quota, reason)
+            is_new = drift.cause is not Cause.FROZEN and _may_freeze(quota)
+            is_new = is_new and comparing.freeze(sql, quota, shard, reason)
             head = epochs.heads_of(sql, [quota]).get(quota)
         reason = head.frozen if head is not None else reason
         try:
@@ -329,6 +331,16 @@ class _Mender:
         if is_new:
             log.error("%s is frozen: %s", quota, reason)
         return is_new
+
+
+def _may_freeze(quota: QuotaName) -> bool:
+    """Return whether a name in Redis is one that a quota can have."""
+    try:
+        checked_account(quota.account)
+        checked_quota_type(quota.quota_type)
+    except InvalidArgumentError:
+        return False
+    return True
 
 
 def _drop(run: Reconciler, quota: QuotaName, compared: _Compared) -> bool:

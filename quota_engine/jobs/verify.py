@@ -9,6 +9,7 @@ only reads, and it trusts no constraint: rows may have been edited by somebody w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from quota_engine.events import (
     UnknownFormatError,
     parse_entry,
 )
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import Ledger, tables
 from quota_engine.ledger.history import recorded_entry
 from quota_engine.ledger.incoming import details_of
+from quota_engine.ledger.shards import read_deployment, read_shards
 
 PAGE = 1_000
 
@@ -41,9 +43,12 @@ Rows = Iterator[Row[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One disagreement. ``version``: the entry where it shows, None where it is about no entry."""
+    """
+    One disagreement. ``version``: the entry where it shows, None where it is about no entry;
+    ``quota`` None: it is about a shard.
+    """
 
-    quota: QuotaName
+    quota: QuotaName | None
     cause: Cause
     detail: str
     version: int | None = None
@@ -70,11 +75,13 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
         _by_quota(_stream(connection, prefix, tables.holds, "hold_id")),
         _by_quota(_stream(connection, prefix, tables.usage_records, "version")),
     ]
-    count = 0
+    count, shards = 0, _shard_count(connection)
+    by_shard: Counter[tuple[int, str]] = Counter()
     for name, (entries, heads, grants, holds, usage) in _side_by_side(streams):
         replay = _Replay(name, usage)
         for row in entries:
             yield from replay.take(row)
+            by_shard[shard_of(name.account, shards), row.event_id.partition("-")[0]] += 1
             count += 1
             if count % PAGE == 0:
                 progress(count)
@@ -84,6 +91,8 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
         yield from _hold_findings(replay, holds)
     progress(count)
     yield from _duplicate_findings(connection, prefix)
+    if not prefix:
+        yield from _cursor_findings(connection, by_shard)
 
 
 def _stream(connection: Connection, prefix: str, table: Table, *order: str) -> Rows:
@@ -299,3 +308,36 @@ def _duplicate_findings(connection: Connection, prefix: str) -> Iterator[Finding
     for row in connection.execution_options(yield_per=PAGE).execute(repeated):
         detail = f"operation {row.operation_id} is there more than once, unmarked"
         yield Finding(QuotaName(row.account, row.quota_type), Cause.DUPLICATE, detail, row.version)
+
+
+def _shard_count(connection: Connection) -> int:
+    recorded = read_deployment(connection)
+    return 1 if recorded is None else recorded.shards
+
+
+def _cursor_findings(
+    connection: Connection, recorded: Counter[tuple[int, str]]
+) -> Iterator[Finding]:
+    """
+    Yield shards of which not every event up to the cursor is somewhere.
+
+    Ids of an epoch are dense, and each event is recorded or quarantined, once.
+    """
+    quarantined = {
+        (row.shard, row.epoch): row.events for row in connection.execute(_QUARANTINED_BY_EPOCH)
+    }
+    for state in read_shards(connection):
+        place = (state.shard, str(state.cursor.epoch))
+        entries, kept = recorded[place], quarantined.get(place, 0)
+        if state.cursor.epoch == state.epoch and entries + kept != state.cursor.n:
+            detail = (
+                f"shard {state.shard}, epoch {state.epoch}: {entries} entries and {kept} in"
+                f" quarantine, but {state.cursor.n} events were persisted"
+            )
+            yield Finding(None, Cause.CURSOR, detail)
+
+
+_QUARANTINED_BY_EPOCH = text("""
+SELECT shard, split_part(event_id, '-', 1) AS epoch, count(*) AS events
+FROM quarantine GROUP BY 1, 2
+""")

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, text
 
 from quota_engine.commands.snapshots import GrantState, HoldState
 from quota_engine.drift import Sums
-from quota_engine.events import EventId
+from quota_engine.events import GENESIS, EventId
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.history import QuotaHead, quota_head
 
@@ -82,8 +82,12 @@ LIMIT :limit
 """)
 
 _FREEZE = text("""
-UPDATE quotas SET frozen = :reason
-WHERE account = :account AND quota_type = :quota_type AND frozen = ''
+INSERT INTO quotas (
+    account, quota_type, shard, version, balance, held, debt, chain, frozen, updated_at
+)
+VALUES (:account, :quota_type, :shard, 0, 0, 0, 0, :genesis, :reason, clock_timestamp())
+ON CONFLICT (account, quota_type) DO UPDATE SET frozen = excluded.frozen
+WHERE quotas.frozen = ''
 """)
 
 
@@ -116,9 +120,14 @@ def sums_as_of(
     return None
 
 
-def freeze(connection: Connection, quota: QuotaName, reason: str) -> bool:
-    """Mark a quota as frozen unless it is; return whether the ledger knows it and it was not."""
-    return connection.execute(_FREEZE, {**_named(quota), "reason": reason}).rowcount > 0
+def freeze(connection: Connection, quota: QuotaName, shard: int, reason: str) -> bool:
+    """
+    Mark a quota of ``shard`` as frozen; return False if it was before.
+
+    One that the ledger does not know yet begins frozen.
+    """
+    asked = {**_named(quota), "shard": shard, "genesis": GENESIS, "reason": reason}
+    return connection.execute(_FREEZE, asked).rowcount > 0
 
 
 def pages(items: Iterator[QuotaName], size: int) -> Iterator[list[QuotaName]]:

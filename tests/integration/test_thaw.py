@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import redis
 from sqlalchemy import text
 
-from quota_engine.commands import CaptureHold, Debit, DebitUsed, ReleaseHold
+from quota_engine.commands import CaptureHold, Context, Debit, DebitUsed, ReleaseHold
 from quota_engine.errors import QuotaFrozenError
 from quota_engine.events import parse_entry
 from quota_engine.flows import captured
 from quota_engine.jobs import quarantine
 from quota_engine.jobs.reconcile import reconcile
 from quota_engine.jobs.thaw import UnreadableError, plan, thaw
+from quota_engine.keys import QuotaName
 from quota_engine.ledger.quarantine import in_doubt
+from quota_engine.scripts import load_scripts
 from tests.deployments import Deployment
 from tests.frozen import (
     ORDER,
@@ -239,3 +242,40 @@ def test_thawing_again_has_no_further_effect(deployment: Deployment) -> None:
     assert thaw(driver_of(deployment), TOKENS, ORDER).version is None
     check(deployment)
     assert deployment.operations(TOKENS) == before
+
+
+def test_a_quota_of_which_the_ledger_never_heard_begins_anew(deployment: Deployment) -> None:
+    """Its entries are lost, so it could never be loaded."""
+    lost = QuotaName("user:lost", "text_token")
+    keys = deployment.keys(lost)
+    deployment.redis.hset(keys.versions, str(lost), 3)
+    report = reconcile(deployment.redis, deployment.ledger, opened=deployment.opened, repair=True)
+    assert (report.repaired, report.frozen) == (0, 1)
+    assert thaw(driver_of(deployment), lost, ORDER).cause == "entry_missing"
+    deployment.issue(lost, 5)
+    check(deployment)
+    assert deployment.balance(lost).balance == 5
+
+
+def test_a_script_that_failed_after_its_first_write_is_found_and_mended(
+    deployment: Deployment,
+) -> None:
+    """The entry went out, the quota stayed as it was: the next one tells another history."""
+    source = load_scripts()["debit"].source
+    half = source.replace('redis.call("HSET", state.keys.quota, unpack(fields))', "error('x')")
+    assert half != source
+    command = Debit(quota=TOKENS, operation_id="half", amount=30)
+    shard = deployment.ledger.shard_of(TOKENS)
+    context = Context(deployment.keys(TOKENS), deployment.opened.epochs[shard])
+    keys, argv = command.keys(context.keys), command.argv(context)
+    with pytest.raises(redis.ResponseError):
+        deployment.redis.eval(half, len(keys), *keys, *argv)
+    found = reconcile(deployment.redis, deployment.ledger, opened=deployment.opened)
+    assert [drift.cause for drift in found.drifts] == ["version_behind"]
+    deployment.debit(TOKENS, 10, "next")
+    drain(deployment)
+    assert deployment.balance(TOKENS).frozen.startswith("fork_or_rollback")
+    report = thaw(driver_of(deployment), TOKENS, ORDER)
+    assert fates(report) == [("next", "again")]
+    assert deployment.balance(TOKENS).balance == 960
+    check(deployment)

@@ -38,7 +38,7 @@ def edit(outbox: OutboxWriter, *statements: str) -> list[Finding]:
 def test_an_honest_ledger_has_no_findings(outbox: OutboxWriter) -> None:
     counts: list[int] = []
     assert list(verify(outbox.ledger, counts.append)) == []
-    assert counts == [26]
+    assert counts == [29]
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,22 @@ def test_an_intent_that_waits_is_no_finding(outbox: OutboxWriter) -> None:
         )
         == []
     )
+
+
+def test_an_event_that_is_nowhere_is_found(outbox: OutboxWriter) -> None:
+    """A whole quota was removed, and the cursor says that there was more."""
+    [finding] = edit(
+        outbox,
+        "DELETE FROM ledger_entries WHERE account = 'user:43'",
+        "DELETE FROM quotas WHERE account = 'user:43'",
+        "DELETE FROM grants WHERE account = 'user:43'",
+        "DELETE FROM holds WHERE account = 'user:43'",
+    )
+    assert (finding.quota, finding.cause) == (None, "cursor")
+    assert "but 29 events were persisted" in finding.detail
+
+
+def test_what_is_in_quarantine_is_not_missing(outbox: OutboxWriter) -> None:
+    outbox.send_raw({"junk": "x"})
+    drain(outbox.client, outbox.ledger, [0])
+    assert list(verify(outbox.ledger)) == []
