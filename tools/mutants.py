@@ -34,6 +34,8 @@ SHARED = "tests/lua/test_what_scripts_share.py"
 PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
 HYDRATE = "tests/lua/test_hydrate_quota.py"
 RELEASE = "tests/lua/test_release_hold.py"
+DROP, THAW = "tests/lua/test_snapshot_and_drop.py", "tests/integration/test_thaw.py"
+RECONCILE = "tests/integration/test_reconcile.py"
 PERSIST, TRIM = "tests/integration/test_persist.py", "tests/integration/test_trim.py"
 
 
@@ -49,6 +51,34 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "a thaw does not ask which operations the ledger has",
+        "quota_engine/jobs/thaw_rules.py",
+        "if entry.operation_id in known.operations:",
+        "if not entry.operation_id:",
+        (f"{THAW}::test_a_forged_fork_is_mended_and_keeps_every_charge_that_was_told",),
+    ),
+    Mutant(
+        "a quota is dropped although something was issued since",
+        "lua/drop_quota.lua",
+        'if (fence[2] or "") ~= issued or (',
+        "if (",
+        (DROP,),
+    ),
+    Mutant(
+        "a hold whose placing is in quarantine was never placed",
+        "quota_engine/ledger/snapshots.py",
+        "w.kind = 'hold.placed'",
+        "w.kind = 'hold'",
+        (f"{THAW}::test_a_hold_of_the_other_history_is_charged_late",),
+    ),
+    Mutant(
+        "a mend leaves no entry",
+        "quota_engine/jobs/reconcile.py",
+        "            self.driver.drive(flows.settled(command))\n",
+        "",
+        (f"{RECONCILE}::test_two_who_repair_at_once_leave_one_entry",),
+    ),
     Mutant(
         "no memory of operations",
         "lua/lib/operations.lua",

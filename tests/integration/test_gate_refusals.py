@@ -15,9 +15,11 @@ from quota_engine.embedded import ValkeyServer
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.jobs.gate import ensure_open
 from quota_engine.jobs.server_check import check_server
+from quota_engine.jobs.thaw import thaw
 from quota_engine.keys import DEPLOYMENT_KEY, QuotaName, ShardKeys
 from quota_engine.ledger import Ledger
 from tests.deployments import SETTINGS, Deployment, restart
+from tests.frozen import ORDER, driver_of
 from tests.servers import TestServers
 
 TOKENS = QuotaName("acme/team-7", "text_token")
@@ -85,6 +87,11 @@ def test_two_histories_of_a_quota_are_kept_apart_and_the_quota_frozen(
     deployment.redis.delete(ShardKeys(0).versions)
     deployment.open()
     assert len(_quarantined(deployment)) == 1
+    thaw(driver_of(deployment), TOKENS, ORDER)
+    deployment.drain()
+    assert deployment.operations(TOKENS)[2:] == ["of-one-history", "thaw:2"]
+    charges = [row.entry for row in deployment.ledger.history(TOKENS)][1:3]
+    assert [(one.amount, one.shortfall) for one in charges] == [(70, 0), (60, 30)]
 
 
 def test_an_entry_missing_in_the_middle_is_told(

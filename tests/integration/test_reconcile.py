@@ -128,13 +128,15 @@ def test_load_and_drains_meanwhile_are_no_drift(deployment: Deployment) -> None:
     for thread in threads:
         thread.start()
     try:
-        reports = [check(deployment) for _ in range(60)]
+        reports = [check(deployment, repair=turn % 2 == 1) for turn in range(60)]
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     assert [drift for report in reports for drift in report.drifts] == []
     assert all(report.checked == 8 for report in reports)
+    with deployment.ledger.transaction() as sql:
+        assert sql.execute(text("SELECT count(*) FROM repairs")).scalar_one() == 0
     deployment.drain()
     assert check(deployment).drifts == ()
 
