@@ -193,3 +193,10 @@ def test_a_gap_is_accepted_by_name(
     assert "ada accepts that entries are lost (ticket-7)" in said
     assert "user:42|text_token" in said
     cli.done("ledger", "drain")
+    assert "5" in cli.done("accounts", "show", "user:42"), "Redis still tells what there was"
+    cli.done("quarantine", "resolve", "user:42", "text_token", "--actor", "ada", "--reason", "t7")
+    cli.done("grants", "issue", "user:42", "text_token", "4", "--reference", "ticket-7")
+    with cli.engine() as engine:
+        assert engine.debit("user:42", "text_token", 4).balance == 0
+        engine.drain()
+        assert engine.reconcile().drifts == ()
