@@ -59,9 +59,19 @@ class Pair:
         self.front.cut()
         self.world.move_to(server)
 
-    def lag(self) -> None:
-        """Let the replica get nothing any more, without noticing."""
+    def lag(self) -> float:
+        """
+        Let the replica get nothing any more, without noticing.
+
+        Returns an instant: what was answered before it has reached the replica.
+        """
+        since = time.monotonic()
+        steps = self.world.admin.pipeline(transaction=False)
+        steps.set("mark", "here")
+        steps.wait(1, 20_000)
+        assert steps.execute()[1] == 1
         self.link.drops_replies = True
+        return since
 
     def catch_up(self) -> None:
         """Let replication pass again, on new connections."""
@@ -152,8 +162,7 @@ def test_a_tail_that_nobody_has_is_lost_whole(pair: Pair) -> None:
     world, master = pair.world, pair.world.server
     with world.writing() as writers:
         writers.wait_for(80)
-        since = time.monotonic()
-        pair.lag()
+        since = pair.lag()
         writers.wait_for(80)
         with world.fault():
             master.kill()
