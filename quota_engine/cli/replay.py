@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,29 @@ from quota_engine.cli.output import JsonFlag, print_json
 from quota_engine.cli.run_report import print_report, shown_progress
 from quota_engine.errors import InvalidArgumentError
 
+if TYPE_CHECKING:
+    from quota_engine.replay.running import Report
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DRIFT_FOUND = 3
+
+Prices = Annotated[
+    str | None,
+    typer.Option(
+        help="Models that calls are dealt to, and their prices of a million tokens:"
+        " MODEL=INPUT/OUTPUT,… Default: large=2.5/10,small=0.15/0.6"
+    ),
+]
+RestartRedis = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=1_000,
+        metavar="TIMES",
+        help="Kill Redis (SIGKILL) so many times meanwhile and start it again: the home's own.",
+    ),
+]
 
 
 @app.command()
@@ -36,13 +56,8 @@ def replay(
     promotions_last: Annotated[
         float, typer.Option(min=0.1, max=86_400, help="Seconds until the last promotion ends.")
     ] = 10.0,
-    prices: Annotated[
-        str | None,
-        typer.Option(
-            help="Models that calls are dealt to, and their prices of a million tokens:"
-            " MODEL=INPUT/OUTPUT,… Default: large=2.5/10,small=0.15/0.6"
-        ),
-    ] = None,
+    prices: Prices = None,
+    restart_redis: RestartRedis = 0,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -56,11 +71,16 @@ def replay(
     seconds, a membership and a purchase; every fourth gets too little and runs dry. A worker
     persists meanwhile.
 
+    With --restart-redis the calls go on through restarts, and the time without service is
+    told: from each kill to the end of the first acknowledged operation that began after it.
+
     Exits with 0 only when every proof holds, with 3 when one does not.
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --users 200 --processes 4
+    Example: quota-engine replay AzureLLMInferenceTrace_code.csv --restart-redis 20
     """
     from quota_engine.replay.costs import DEMO_PRICES, parse_prices
+    from quota_engine.replay.restarting import check_restarts
     from quota_engine.replay.running import Options, run
     from quota_engine.replay.trace import read_trace
 
@@ -72,15 +92,21 @@ def replay(
         output_limit=output_limit,
         promotion_seconds=promotions_last,
         prices=DEMO_PRICES if prices is None else parse_prices(prices),
+        restarts=restart_redis,
     )
     calls = read_trace(trace, limit)
+    check_restarts(restart_redis, calls=len(calls), processes=processes)
     hush()
     with shown_progress(len(calls)) as watch:
         report = run(calls, options, watch)
+    _show(report, trace.name, as_json)
+
+
+def _show(report: Report, trace: str, as_json: bool) -> None:
     if as_json:
-        print_json({"trace": trace.name, "holds": report.holds, "report": report})
+        print_json({"trace": trace, "holds": report.holds, "report": report})
     else:
-        typer.echo(f"{trace.name}, run {report.run_id}:")
+        typer.echo(f"{trace}, run {report.run_id}:")
         print_report(report)
     if not report.holds:
         raise typer.Exit(DRIFT_FOUND)

@@ -101,6 +101,12 @@ def print_report(report: Report) -> None:
         f" {lag.p99_seconds:.2f} s, longest {lag.max_seconds:.2f} s; at most"
         f" {report.pending_max:,} waiting\n"
     )
+    if (restarts := report.restarts) is not None:
+        typer.echo(
+            f"Redis was killed {restarts.count} times; without service: median"
+            f" {restarts.median_seconds:.2f} s, longest {restarts.max_seconds:.2f} s, in all"
+            f" {sum(restarts.seconds):.1f} s\n"
+        )
     for proof in report.proofs:
         typer.echo(f"{'  ok  ' if proof.holds else 'FAILED'}  {proof.sentence}")
         for exception in proof.exceptions:

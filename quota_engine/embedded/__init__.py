@@ -11,6 +11,7 @@ from quota_engine.embedded.home import (
     ServerStatus,
     ServerUrls,
     ensure_servers,
+    home_valkey,
     server_status,
     stop_servers,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ServerUrls",
     "ValkeyServer",
     "ensure_servers",
+    "home_valkey",
     "server_status",
     "start_postgres",
     "start_valkey",

@@ -10,7 +10,7 @@ from pathlib import Path
 from quota_engine.embedded.folders import make_home
 from quota_engine.embedded.postgres import postgres_of, start_postgres
 from quota_engine.embedded.process import Server, explained
-from quota_engine.embedded.valkey import start_valkey, valkey_of
+from quota_engine.embedded.valkey import ValkeyServer, start_valkey, valkey_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,11 @@ def ensure_servers(home: Path) -> ServerUrls:
 def stop_servers(home: Path) -> tuple[str, ...]:
     """Stop the servers of ``home`` in an orderly way; return the names of those that ran."""
     return tuple(server.name for server in _servers(home) if server.stop())
+
+
+def home_valkey(home: Path) -> ValkeyServer:
+    """Return the Redis of ``home``, running or not, as ``ensure_servers`` starts it."""
+    return valkey_of(home.expanduser().absolute() / "valkey")
 
 
 def server_status(home: Path) -> tuple[ServerStatus, ...]:

@@ -81,6 +81,14 @@ class Told:
             name: array("Q") for name in ("place_hold", "capture_hold", "ping")
         }
     )
+    #: Of each acknowledged hold and capture: when it began and ended, by ``time.monotonic_ns``.
+    acknowledged: array[int] = field(default_factory=lambda: array("Q"))
+
+    def acknowledge(self, operation: str, began_ns: int) -> None:
+        """Note that an operation that began then is acknowledged now."""
+        now_ns = time.monotonic_ns()
+        self.latencies[operation].append(now_ns - began_ns)
+        self.acknowledged.extend((began_ns, now_ns))
 
 
 @dataclass(slots=True)
@@ -225,7 +233,7 @@ def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Tol
     used = call.context_tokens + call.generated_tokens
     wanted = call.context_tokens + share.output_limit
     hold_id = hold_id_of(call)
-    started = time.perf_counter_ns()
+    began = time.monotonic_ns()
     try:
         hold = _insist(
             lambda: engine.place_hold(
@@ -234,13 +242,13 @@ def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Tol
         )
     except (QuotaInsufficientError, BackpressureError, QuotaFrozenError) as error:
         told.refused[REFUSALS[type(error)]] += 1
-        told.latencies["place_hold"].append(time.perf_counter_ns() - started)
+        told.latencies["place_hold"].append(time.monotonic_ns() - began)
         return
-    told.latencies["place_hold"].append(time.perf_counter_ns() - started)
+    told.acknowledge("place_hold", began)
     record = _record(engine, call, model_of(call, share.models), wanted)
-    started = time.perf_counter_ns()
+    began = time.monotonic_ns()
     captured = _insist(lambda: engine.capture_hold(hold, used, usage=record))
-    told.latencies["capture_hold"].append(time.perf_counter_ns() - started)
+    told.acknowledge("capture_hold", began)
     told.captured[call.number] = (captured.amount, captured.shortfall)
 
 

@@ -28,6 +28,7 @@ from quota_engine.replay.costs import (
 )
 from quota_engine.replay.persisting import Worker
 from quota_engine.replay.proofs import Lag, Proof
+from quota_engine.replay.restarting import Restarter, Restarts, own_server
 from quota_engine.replay.trace import Call
 from quota_engine.replay.workload import Workload, plan
 
@@ -49,6 +50,8 @@ class Options:
     promotion_seconds: float = 10.0
     #: The models that calls are dealt to in turn, with their prices.
     prices: tuple[ModelPrice, ...] = DEMO_PRICES
+    #: How many times Redis is killed and started again while calls are made.
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,8 @@ class Report:
     latencies: tuple[Latency, ...]
     lag: Lag
     pending_max: int
+    #: None where Redis was left alone.
+    restarts: Restarts | None
     proofs: tuple[Proof, ...]
     #: A user who was refused, to look at; else one who was not.
     example_account: str
@@ -134,9 +139,17 @@ def run(calls: Sequence[Call], options: Options, watch: Watcher) -> Report:
     watch(Progress("reaching the servers"))
     with _orderly_end(), QuotaEngine.open() as engine:
         deployment = engine.deployment
+        restarter = Restarter(
+            own_server(deployment) if options.restarts else None,
+            options.restarts,
+            calls=len(calls),
+            processes=options.processes,
+        )
         write_prices(engine, options.prices)
         with Worker(deployment.redis_url, deployment.database_url) as worker:
-            told, seconds, pending_max = _make_calls(deployment, worker, workload, options, watch)
+            told, seconds, pending_max = _make_calls(
+                deployment, worker, workload, options, watch, restarter=restarter
+            )
             watch(Progress("draining the outbox", len(calls)))
             deployment.reopen(deployment.opened)  # the server may have been restarted meanwhile
             proofs.settle_due(deployment, workload.users)
@@ -151,11 +164,18 @@ def run(calls: Sequence[Call], options: Options, watch: Watcher) -> Report:
             prefix=prefix,
             seconds=seconds,
             pending_max=pending_max,
+            restarts=restarter.report(told),
         )
 
 
 def _make_calls(
-    deployment: Deployment, worker: Worker, workload: Workload, options: Options, watch: Watcher
+    deployment: Deployment,
+    worker: Worker,
+    workload: Workload,
+    options: Options,
+    watch: Watcher,
+    *,
+    restarter: Restarter,
 ) -> tuple[list[Told], float, int]:
     """Return what clients were told, how long the calls took, and the longest outbox seen."""
     shares = [
@@ -186,6 +206,7 @@ def _make_calls(
                     pending = _pending(deployment)
                 sampled = time.monotonic()
                 pending_max = max(pending_max, pending)
+            restarter.step(crew.made)
             watch(Progress("making calls", crew.made, crew.refused, pending))
             time.sleep(POLL_SECONDS)
         seconds = time.monotonic() - started
@@ -217,6 +238,7 @@ def _report(
     prefix: str,
     seconds: float,
     pending_max: int,
+    restarts: Restarts | None,
 ) -> Report:
     made = len(workload.calls)
     watch(Progress("counting again in Redis and the ledger", made))
@@ -227,6 +249,8 @@ def _report(
     proved.append(proofs.chain_proof(deployment, prefix))
     watch(Progress("reconciling Redis with the ledger", made))
     proved.append(proofs.drift_proof(deployment.reconcile()))
+    if restarts is not None:
+        proved.append(restarts.proof)
     refused = sum((one.refused for one in told), Counter[str]())
     dry = _refused_accounts(workload, told)
     sums = counted.sums.values()
@@ -253,6 +277,7 @@ def _report(
         latencies=tuple(_latency(name, told) for name in ("place_hold", "capture_hold", "ping")),
         lag=proofs.read_lag(deployment, prefix),
         pending_max=pending_max,
+        restarts=restarts,
         proofs=tuple(proved),
         example_account=min(dry, default=workload.users[0].account),
     )

@@ -81,6 +81,34 @@ def test_a_replayed_trace_is_proved(cli: Cli, trace: Path) -> None:
         assert not any(entry.is_pending for entry in entries)
 
 
+@pytest.mark.fault
+@pytest.mark.row(
+    1,
+    injection="kill -9 three times during a replay by client processes, started again",
+    outcome="drift 0, every call there once; the time without service is told",
+)
+def test_redis_is_killed_in_the_middle_and_every_call_is_there_once(
+    home: Path, trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (*SMALL, "--speed", "2", "--restart-redis", "3")
+    report = Cli(monkeypatch, capsys).json("replay", str(trace), *asked)["report"]
+    restarts = report["restarts"]
+    assert restarts["count"] == restarts["planned"] == len(restarts["seconds"]) == 3
+    assert 0 < restarts["median_seconds"] <= restarts["max_seconds"] == max(restarts["seconds"])
+    assert len(report["proofs"]) == 9
+    assert all(proof["holds"] for proof in report["proofs"])
+    with QuotaEngine.open() as engine:
+        epochs = {row.epoch for row in engine.deployment.ledger.read_shards()}
+    assert min(epochs) >= 4, "each restart opens an epoch"
+
+
+def test_a_server_that_is_not_our_own_is_never_killed(cli: Cli, trace: Path) -> None:
+    ended = cli.run("replay", str(trace), *SMALL, "--restart-redis", "1")
+    assert (ended.code, "only a server of one's own" in ended.err) == (2, True)
+    with cli.engine() as engine:
+        assert engine.deployment.client.ping()
+
+
 def test_a_proof_that_fails_ends_with_3(
     cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +163,7 @@ def test_a_usage_record_that_was_changed_is_found(
         (["TRACE", "--processes", "0"], "--processes"),
         (["TRACE", "--speed", "quick"], "--speed must be max or a number"),
         (["TRACE", "--speed", "nan"], "--speed must be max or a number"),
+        (["TRACE", "--restart-redis", "20"], "needs at least 126 calls, not 120"),
         (["TRACE", "--prices", "large=1"], "must be MODEL=INPUT/OUTPUT"),
         (["TRACE", "--prices", "a=1/2,a=3/4"], "names a model twice"),
         (["TRACE", "--prices", "a=1/-2"], "must be a number from 0"),
