@@ -33,6 +33,7 @@ from quota_engine.errors import (
     HoldNotFoundError,
     IdempotencyConflictError,
     InvalidArgumentError,
+    OperationCancelledError,
     QuotaError,
     QuotaFrozenError,
 )
@@ -273,12 +274,12 @@ def finish(driver: Driver, repair: Repair) -> ThawReport:
     _thaw_in_redis(driver, quota)
     with driver.ledger.transaction() as sql:
         quarantine.finish_repair(sql, repair)
-        resolved = quarantine.entries_of_repair(sql, repair)
+        resolved = _resolved(sql, repair)
     return ThawReport(
         quota=quota,
         frozen=json.loads(repair.details).get("frozen", ""),
         cause=repair.cause,
-        decisions=tuple(map(_as_resolved, resolved)),
+        decisions=tuple(resolved),
         version=version,
     )
 
@@ -306,7 +307,7 @@ def _applied(driver: Driver, decision: Decision) -> Decision:
         driver.drive(flows.settled(decision.command))
     except (HoldNotFoundError, GrantNotFoundError):
         return replace(decision, fate=Fate.NOTHING, why="nothing of it is left")
-    except (IdempotencyConflictError, InvalidArgumentError) as error:
+    except (IdempotencyConflictError, InvalidArgumentError, OperationCancelledError) as error:
         log.error("%s cannot be applied again: %s", decision.quarantined.id, error)
         return replace(decision, fate=Fate.REFUSED, why=str(error))
     return decision
@@ -315,7 +316,7 @@ def _applied(driver: Driver, decision: Decision) -> Decision:
 def _write_entry(driver: Driver, repair: Repair) -> int:
     """Write the entry ``quota.repaired``; return its version."""
     with driver.ledger.transaction() as sql:
-        resolved = [_as_resolved(one) for one in quarantine.entries_of_repair(sql, repair)]
+        resolved = _resolved(sql, repair)
     counts = Counter(str(one.fate) for one in resolved)
     listed = {
         str(fate): [_name(one) for one in resolved if one.fate is fate][:LISTED_MAX]
@@ -336,6 +337,11 @@ def _name(decision: Decision) -> str:
     return decision.quarantined.operation_id or f"quarantine:{decision.quarantined.id}"
 
 
-def _as_resolved(one: Quarantined) -> Decision:
-    word, _, why = (one.resolution or "").partition(": ")
-    return Decision(one, Fate(word), why, entry_of(one))
+def _resolved(sql: Connection, repair: Repair) -> list[Decision]:
+    """Return what became of what a repair has taken up, as far as that is decided."""
+    found = []
+    for one in quarantine.entries_of_repair(sql, repair):
+        if one.resolution is not None:
+            word, _, why = one.resolution.partition(": ")
+            found.append(Decision(one, Fate(word), why, entry_of(one)))
+    return found

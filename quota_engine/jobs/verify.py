@@ -93,6 +93,7 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
     yield from _duplicate_findings(connection, prefix)
     if not prefix:
         yield from _cursor_findings(connection, by_shard)
+        yield from _forgotten_findings(connection)
 
 
 def _stream(connection: Connection, prefix: str, table: Table, *order: str) -> Rows:
@@ -340,4 +341,23 @@ def _cursor_findings(
 _QUARANTINED_BY_EPOCH = text("""
 SELECT shard, split_part(event_id, '-', 1) AS epoch, count(*) AS events
 FROM quarantine GROUP BY 1, 2
+""")
+
+
+def _forgotten_findings(connection: Connection) -> Iterator[Finding]:
+    """Yield quotas with unresolved entries that are neither frozen nor being mended."""
+    for row in connection.execute(_FORGOTTEN):
+        detail = f"{row.entries} entries are in quarantine, unresolved, and it is not frozen"
+        yield Finding(QuotaName.parse(row.quota), Cause.FROZEN, detail)
+
+
+_FORGOTTEN = text("""
+SELECT w.quota, count(*) AS entries
+FROM quarantine w
+LEFT JOIN quotas q ON w.quota = q.account || '|' || q.quota_type
+LEFT JOIN repairs r ON w.quota = r.account || '|' || r.quota_type
+    AND r.repair_id = w.repair_id AND r.finished_at IS NULL
+WHERE w.quota IS NOT NULL AND w.resolved_at IS NULL AND r.repair_id IS NULL
+    AND coalesce(q.frozen, '') = ''
+GROUP BY w.quota
 """)

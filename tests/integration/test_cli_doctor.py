@@ -131,11 +131,14 @@ def test_what_needs_somebody_is_told(cli: Cli, database_url: str) -> None:
         "INSERT INTO quarantine"
         " (shard, event_id, raw_entry, raw_chain, cause, reason, created_at)"
         " VALUES (0, '1-1', '', '', 'chain', 'x', now())",
+        "INSERT INTO repairs"
+        " (account, quota_type, repair_id, cause, actor, reason, details, begun_at)"
+        " VALUES ('a', 'image', 'thaw:1', 'held', 'a', 'r', '{}', now() - interval '1 h')",
         "INSERT INTO grants (account, quota_type, grant_id, state, fingerprint, amount, remaining,"
         " reserved, priority, starts_at_ms, expires_at_ms, created_at_ms, intended_at)"
         " VALUES ('a', 'image', 'g', 'intent', 'f', 1, 0, 0, 5, 0, 9, 1, now() - interval '1 h')",
     )
-    assert {"frozen", "quarantine", "intents", "stopped"} <= set(codes(cli, 1))
+    assert {"frozen", "quarantine", "intents", "stopped", "repairs"} <= set(codes(cli, 1))
     said = cli.run("doctor").out
     assert "用户 42|text_token is frozen: its chain broke" in said
     assert "shard 2 is stopped: gap: 1-3 comes after 1-1" in said

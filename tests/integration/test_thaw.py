@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,8 +11,19 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from quota_engine.commands import CaptureHold, Context, Debit, DebitUsed, ReleaseHold
-from quota_engine.errors import QuotaFrozenError
+from quota_engine.commands import (
+    CancelOperation,
+    CaptureHold,
+    Context,
+    Debit,
+    DebitUsed,
+    GrantTerms,
+    IssueGrant,
+    ReleaseHold,
+    SetOverdraftLimit,
+    VoidGrant,
+)
+from quota_engine.errors import OperationCancelledError, QuotaFrozenError
 from quota_engine.events import parse_entry
 from quota_engine.flows import captured
 from quota_engine.jobs import quarantine
@@ -135,6 +147,40 @@ def test_what_was_put_in_and_given_back_is_kept_too(deployment: Deployment) -> N
     balance = deployment.balance(TOKENS)
     assert (balance.balance, balance.held) == (1070, 0)
     assert [grant.grant_id for grant in balance.grants] == ["grant-a", "grant-b"]
+
+
+def test_what_was_cancelled_limited_or_voided_stays_so(deployment: Deployment) -> None:
+    deployment.issue(TOKENS, 70, "grant-b")
+    deployment.drain()
+    forge(deployment, operation_id="grant-a")
+    run = deployment.run
+    run(CancelOperation(quota=TOKENS, operation_id="never", is_absent=True))
+    run(SetOverdraftLimit(quota=TOKENS, operation_id="limit-1", overdraft_limit=9))
+    run(VoidGrant(quota=TOKENS, grant_id="grant-b"))
+    drain(deployment)
+    report = thaw(driver_of(deployment), TOKENS, ORDER)
+    assert [fate for _, fate in fates(report)] == ["known", "again", "again", "again"]
+    with pytest.raises(OperationCancelledError):
+        deployment.debit(TOKENS, 1, "never")
+    balance = deployment.balance(TOKENS)
+    assert (balance.balance, balance.overdraft_limit) == (1000, 9)
+    check(deployment)
+
+
+def test_what_cannot_be_applied_again_is_told(deployment: Deployment) -> None:
+    """Its grant has ended while the quota was frozen."""
+    forge(deployment, operation_id="grant-a")
+    soon = int(time.time() * 1000) + 1_500
+    terms = GrantTerms(amount=7, source="promotion", expires_at_ms=soon)
+    deployment.run(IssueGrant(quota=TOKENS, grant_id="short", terms=terms))
+    drain(deployment)
+    while time.time() * 1000 <= soon:
+        time.sleep(0.05)
+    report = thaw(driver_of(deployment), TOKENS, ORDER)
+    [refused] = report.refused
+    assert refused.entry is not None
+    assert (refused.entry.operation_id, "must end" in refused.why) == ("short", True)
+    check(deployment)
 
 
 def test_bytes_that_are_no_entry_wait_for_a_person(deployment: Deployment) -> None:

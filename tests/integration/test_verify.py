@@ -122,3 +122,11 @@ def test_what_is_in_quarantine_is_not_missing(outbox: OutboxWriter) -> None:
     outbox.send_raw({"junk": "x"})
     drain(outbox.client, outbox.ledger, [0])
     assert list(verify(outbox.ledger)) == []
+
+
+def test_what_waits_in_quarantine_while_its_quota_goes_on_is_found(outbox: OutboxWriter) -> None:
+    outbox.send_raw({"entry": f"1\njunk\n{NAME}\n", "chain": "x"})
+    drain(outbox.client, outbox.ledger, [0])
+    assert list(verify(outbox.ledger)) == []
+    [finding] = edit(outbox, "UPDATE quotas SET frozen = '' WHERE account = 'user:42'")
+    assert (finding.quota, finding.cause) == (NAME, "frozen")
