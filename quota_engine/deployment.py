@@ -309,11 +309,15 @@ class Deployment:
         actor: str = ACTOR,
         progress: Callable[[int], None] | None = None,
     ) -> ReconcileReport:
-        """Compare every quota in Redis with the ledger and what is pending."""
+        """
+        Compare every quota in Redis with the ledger and what is pending.
+
+        Asks the gate first: this process may not have called since another one recovered.
+        """
         return reconcile(
             self.client,
             self.ledger,
-            opened=self.opened,
+            opened=self.reopen(self.opened),
             repair=repair,
             actor=actor,
             horizon_ms=self.settings.horizon_ms,

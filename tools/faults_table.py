@@ -104,6 +104,31 @@ oracle where it can be: every invariant of ledger and Redis, and what each clien
 <!-- written by `python -m tools.faults_table` -->
 """
 
+TAIL = """
+## The nemesis
+
+```sh
+make nemesis SECONDS=600                                    # a seed of its own, which it tells
+python -m tools.nemesis --seconds 600 --seed 7              # the same faults at the same times
+python -m tools.nemesis --seconds 60 --seed 7 --sabotage no-dedupe
+python -m tools.nemesis --seconds 600 --appendfsync everysec
+```
+
+Sixteen clients in four processes debit, hold, extend, capture, release, grant, void, refund and
+cancel on a few hot and many cold accounts, two workers persist, and every second or two a fault of
+the matrix comes: servers, workers and clients are killed, stopped and replaced, the network loses
+replies, keys and scripts vanish. The schedule follows from the seed alone; how calls and faults
+meet does not. In the end everything is healed, drained and judged: all invariants, and each
+client's word, which was written down before and after each call. It exits with 3 when anything was
+violated. `--json` prints the summary for programs.
+
+Under `always` nothing that was answered may be lost. With `everysec` power losses come too: what
+was answered since the last sync may be lost, and is counted. Not among the faults is what loses
+data by its nature (`FLUSHALL`, a lost file, a promoted replica that lagged) and a jumping clock:
+those have rows of their own. `--sabotage` builds one of the seeded faults of `make mutants` in
+(`--list` names them), and the run must then find violations.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -176,7 +201,7 @@ def page() -> str:
         if number not in found:
             reason = WITHOUT_TEST.get(number, "no test yet")
             lines.append(f"| {number} | {fault} | | | {reason} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, TAIL])
 
 
 def main() -> int:

@@ -13,13 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 #: unknown: never answered. done: answered. refused: answered with a refusal, so without effect.
-Outcome = Literal["unknown", "done", "refused"]
+#: cancelled: its client made sure that it never happens.
+Outcome = Literal["unknown", "done", "refused", "cancelled"]
 
 #: Kinds of entries that no client asks for.
 ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired"})
+#: So end the ids of grants that a refund makes of what has no grant to go back to.
+REGRANTED = (":rest", ":grace")
+ENDS_OF_HOLDS = frozenset({"capture_part", "capture_hold", "release_hold"})
 #: What makes sure that an operation never happens. It changes no sum.
 CANCELLED = "operation.cancelled"
 
@@ -55,6 +59,26 @@ class Call:
         return f"{self.verb} {self.operation_id} of {self.amount} on {self.account}"
 
 
+#: An account, and the id by which a call and its entry are one.
+Key = tuple[str, str]
+
+
+def extension_id(hold_id: str, amount: int) -> str:
+    """Return the id of a hold's growth to ``amount``: its entry has one that no caller knows."""
+    return f"{hold_id}:extend:{amount}"
+
+
+def _key(row: Any) -> Key:
+    if row.kind == "hold.extended":
+        return row.account, extension_id(row.subject, row.amount)
+    return row.account, row.operation_id
+
+
+def _is_engines_own(row: Any) -> bool:
+    is_regranted = row.kind == "grant.issued" and row.operation_id.endswith(REGRANTED)
+    return is_regranted or row.kind in ENGINES_OWN
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """
@@ -70,13 +94,22 @@ class Window:
         return self.since <= call.ended and call.started <= self.until
 
 
+class MayLose(Protocol):
+    """Says of an answered call whether a fault may have lost it: one window, or several."""
+
+    def has(self, call: Call) -> bool: ...
+
+
 @dataclass(slots=True)
 class Verdict:
     """What a check found. ``wrong``: sentences, none where all is well."""
 
     done: int = 0
     refused: int = 0
+    cancelled: int = 0
     unknown: int = 0
+    #: Answered calls that are there: each is one entry of the ledger.
+    kept: int = 0
     unknown_applied: int = 0
     #: Answered calls that are gone; all of them in the window, or ``wrong`` says so.
     lost: list[Call] = field(default_factory=list)
@@ -84,9 +117,17 @@ class Verdict:
     restored: list[Call] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
+    def add(self, other: Verdict) -> None:
+        """Count another verdict in."""
+        for name in ("done", "refused", "cancelled", "unknown", "kept", "unknown_applied"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("lost", "restored", "wrong"):
+            getattr(self, name).extend(getattr(other, name))
+
     def __str__(self) -> str:
         return (
-            f"{self.done} done, {self.refused} refused, {self.unknown} unknown"
+            f"{self.done} done, {self.refused} refused, {self.cancelled} cancelled,"
+            f" {self.unknown} unknown"
             f" ({self.unknown_applied} applied), {len(self.lost)} lost,"
             f" {len(self.restored)} restored"
         )
@@ -96,7 +137,7 @@ def check(
     calls: Iterable[Call],
     entries: Sequence[Any],
     *,
-    may_lose: Window | None = None,
+    may_lose: MayLose | None = None,
     elsewhere: Collection[str] = (),
 ) -> Verdict:
     """
@@ -105,27 +146,31 @@ def check(
     ``elsewhere``: operation ids that are kept in the quarantine instead, and count as there.
     """
     verdict = Verdict()
-    rows: dict[tuple[str, str], list[Any]] = {}
+    rows: dict[Key, list[Any]] = {}
     never = {(row.account, row.operation_id) for row in entries if row.kind == CANCELLED}
     entries = [row for row in entries if row.kind != CANCELLED]
     for row in entries:
-        rows.setdefault((row.account, row.operation_id), []).append(row)
+        rows.setdefault(_key(row), []).append(row)
     by_key = {(call.account, call.operation_id): call for call in calls}
     placed = {(row.account, row.subject) for row in entries if row.kind == "hold.placed"}
     for key, call in by_key.items():
-        if call.outcome == "refused" and (call.account, call.hold_id) in placed - {key}:
+        is_end = call.outcome == "refused" and call.verb in ENDS_OF_HOLDS
+        if is_end and (call.account, call.hold_id) in placed:
             verdict.wrong.append(f"{call}: the hold is there and this was refused: {call.error}")
         if key in never and (call.outcome == "done" or key in rows):
             verdict.wrong.append(f"{call} was cancelled, and is {call.outcome}")
+        if call.outcome == "cancelled" and key not in never:
+            verdict.wrong.append(f"{call} was cancelled, and that is lost")
         _count(verdict, call)
         found = rows.pop(key, [])
         verdict.wrong.extend(_wrong_about(verdict, call, found, may_lose, elsewhere))
     for (account, operation_id), found in rows.items():
-        strange = [row.kind for row in found if row.kind not in ENGINES_OWN]
+        strange = [row.kind for row in found if not _is_engines_own(row)]
         if strange:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
     verdict.wrong.extend(_wrong_order(by_key, entries, {id(call) for call in verdict.restored}))
     verdict.wrong.extend(_wrong_replay(by_key, entries))
+    verdict.wrong.extend(_wrong_refunds(entries))
     return verdict
 
 
@@ -135,6 +180,8 @@ def _count(verdict: Verdict, call: Call) -> None:
             verdict.done += 1
         case "refused":
             verdict.refused += 1
+        case "cancelled":
+            verdict.cancelled += 1
         case _:
             verdict.unknown += 1
 
@@ -143,7 +190,7 @@ def _wrong_about(
     verdict: Verdict,
     call: Call,
     found: Sequence[Any],
-    may_lose: Window | None,
+    may_lose: MayLose | None,
     elsewhere: Collection[str],
 ) -> Iterator[str]:
     """Say what one call's rows have that they must not, or lack; note what was lost."""
@@ -151,19 +198,21 @@ def _wrong_about(
         yield f"{call} is there {len(found)} times"
     elif call.outcome == "unknown":
         verdict.unknown_applied += len(found)
-    elif call.outcome == "refused":
+    elif call.outcome in {"refused", "cancelled"}:
         if found:
-            yield f"{call} was refused ({call.error}) and is there"
+            yield f"{call} was {call.outcome} ({call.error}) and is there"
     elif not found:
         if call.is_idle or call.operation_id in elsewhere:
             return
         verdict.lost.append(call)
         if may_lose is None or not may_lose.has(call):
             yield f"{call} was answered at {call.ended:.3f} and is lost"
-    elif differing := _differing(call, found[0]):
-        verdict.restored.append(call)
-        if may_lose is None or not may_lose.has(call):
-            yield f"{call}: {differing}"
+    else:
+        verdict.kept += 1
+        if differing := _differing(call, found[0]):
+            verdict.restored.append(call)
+            if may_lose is None or not may_lose.has(call):
+                yield f"{call}: {differing}"
 
 
 def _differing(call: Call, row: Any) -> str:
@@ -181,12 +230,12 @@ def _differing(call: Call, row: Any) -> str:
 
 
 def _wrong_order(
-    calls: Mapping[tuple[str, str], Call], entries: Sequence[Any], passed_over: Collection[int]
+    calls: Mapping[Key, Call], entries: Sequence[Any], passed_over: Collection[int]
 ) -> Iterator[str]:
     """Say which call came after one that began only when it had been answered."""
     instants: dict[str, list[tuple[float, int, int, Call]]] = {}
     for row in entries:
-        call = calls.get((row.account, row.operation_id))
+        call = calls.get(_key(row))
         if call is None or id(call) in passed_over:
             continue
         of_account = instants.setdefault(row.account, [])
@@ -226,6 +275,9 @@ class _Model:
             case "hold.placed":
                 self.holds[hold] = amount
                 self.free -= amount
+            case "hold.extended":
+                self.free -= amount - self.holds.get(hold, 0)
+                self.holds[hold] = amount
             case "hold.captured":
                 of_hold = self.holds.pop(hold, 0)
                 if "part" in row.flags.split():
@@ -240,17 +292,18 @@ class _Model:
                 return int(beyond - paid)
             case "hold.released" | "hold.expired":
                 self.free += self.holds.pop(hold, 0)
-            case _:  # a grant that begins or ends: its own row says by how much
+            case _:  # a refund, a grant that begins or ends: its own row says by how much
                 self.free += row.delta
         return 0
 
 
-def _wrong_replay(calls: Mapping[tuple[str, str], Call], entries: Sequence[Any]) -> Iterator[str]:
+def _wrong_replay(calls: Mapping[Key, Call], entries: Sequence[Any]) -> Iterator[str]:
     """Say where the ledger, replayed by version, is not what the model makes of the calls."""
     models: dict[str, _Model] = {}
     for row in sorted(entries, key=lambda row: (row.account, row.version)):
-        call = calls.get((row.account, row.operation_id))
-        if call is not None and row.amount != call.amount and row.kind != "hold.released":
+        call = calls.get(_key(row))
+        is_chosen = row.kind not in {"hold.released", "grant.voided"}
+        if call is not None and row.amount != call.amount and is_chosen:
             yield f"{call} is there with {row.amount}"
         model = models.setdefault(row.account, _Model())
         shortfall = model.apply(row)
@@ -263,3 +316,18 @@ def _wrong_replay(calls: Mapping[tuple[str, str], Call], entries: Sequence[Any])
                 f" {(row.balance_after, row.held_after, row.shortfall)}, the model has {expected}"
             )
             model.free = row.balance_after - row.held_after
+
+
+def _wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
+    """Say which charge was given back above what it took."""
+    taken: dict[Key, int] = {}
+    returned: dict[Key, int] = {}
+    for row in entries:
+        if row.kind == "quota.refunded":
+            charge = (row.account, row.subject)
+            returned[charge] = returned.get(charge, 0) + row.amount
+        else:
+            taken[row.account, row.operation_id] = row.amount - row.shortfall
+    for charge, amount in returned.items():
+        if amount > taken.get(charge, 0):
+            yield f"{charge} took {taken.get(charge, 0)}, {amount} were given back"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.history import Call, Window, check
+from tests.faults.history import Call, Window, check, extension_id
 
 pytestmark = pytest.mark.fault
 
@@ -70,7 +70,9 @@ def rows() -> list[Any]:
 def test_a_right_history_is_right(calls: list[Call], rows: list[Any]) -> None:
     verdict = check(calls, rows)
     assert verdict.wrong == []
-    assert str(verdict) == "4 done, 1 refused, 1 unknown (0 applied), 0 lost, 0 restored"
+    assert str(verdict) == (
+        "4 done, 1 refused, 0 cancelled, 1 unknown (0 applied), 0 lost, 0 restored"
+    )
 
 
 def test_a_lost_call_is_permitted_in_its_window_only(calls: list[Call], rows: list[Any]) -> None:
@@ -130,3 +132,41 @@ def test_a_wrong_sum_is_seen(calls: list[Call], rows: list[Any]) -> None:
 def test_what_no_quota_covered_is_seen(calls: list[Call], rows: list[Any]) -> None:
     rows[1].amount = calls[1].amount = 130
     assert any("was not covered" in wrong for wrong in check(calls, rows).wrong)
+
+
+def test_a_cancelled_call_is_absent_and_its_cancelling_is_there(
+    calls: list[Call], rows: list[Any]
+) -> None:
+    cancelled = told("debit", "never", 5, 11, outcome="cancelled")
+    tombstone = row(5, "operation.cancelled", "never", 0, balance_after=0)
+    assert check([*calls, cancelled], [*rows, tombstone]).wrong == []
+    assert "that is lost" in check([*calls, cancelled], rows).wrong[0]
+    applied = row(5, "quota.debited", "never", 5, delta=-5, balance_after=-5)
+    assert "was cancelled" in check([*calls, cancelled], [*rows, applied]).wrong[0]
+
+
+def test_a_hold_s_growth_is_known_by_its_total(calls: list[Call], rows: list[Any]) -> None:
+    extended = told("extend_hold", extension_id("h", 60), 60, 6, hold_id="h")
+    calls[3].version = rows[3].version = 5
+    grown = row(4, "hold.extended", "op-x", 60, subject="h", balance_after=70, held_after=60)
+    rows.insert(3, grown)
+    assert check([*calls, extended], rows).wrong == []
+    grown.amount = 61
+    assert check([*calls, extended], rows).wrong != []
+
+
+def test_more_given_back_than_was_taken_is_seen(calls: list[Call], rows: list[Any]) -> None:
+    refunds = [told("refund", name, 20, at) for name, at in (("r1", 11), ("r2", 13))]
+    returned = [
+        row(
+            *(5 + place, "quota.refunded", one.operation_id, 20),
+            subject="d",
+            delta=20,
+            balance_after=20 + 20 * place,
+        )
+        for place, one in enumerate(refunds)
+    ]
+    assert check([*calls, refunds[0]], [*rows, returned[0]]).wrong == []
+    assert check([*calls, *refunds], [*rows, *returned]).wrong == [
+        "('user:1', 'd') took 30, 40 were given back"
+    ]

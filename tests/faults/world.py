@@ -68,20 +68,24 @@ class World:
         database_url: str,
         *,
         url: str | None = None,
+        seed: int | None = None,
+        accounts: Sequence[str] = ACCOUNTS,
         **settings: Any,
     ) -> None:
         self.server = server
         self.url = url or server.url
         self.database_url = database_url
-        self.seed = int(os.environ.get("QUOTA_ENGINE_TEST_SEED") or random.randrange(10**6))
-        print(f"QUOTA_ENGINE_TEST_SEED={self.seed}")
+        if seed is None:
+            seed = int(os.environ.get("QUOTA_ENGINE_TEST_SEED") or random.randrange(10**6))
+            print(f"QUOTA_ENGINE_TEST_SEED={seed}")
+        self.seed = seed
         self.admin = redis.Redis.from_url(server.url)
         self.calls: list[Call] = []
         self._settings = {**ENGINE_SETTINGS, **settings}
         self._closing = ExitStack()
         self._writings = 0
         self.engine = self.open_engine()
-        for account in dict.fromkeys(ACCOUNTS):
+        for account in dict.fromkeys(accounts):
             grant = POOR_GRANT if account == POOR else RICH_GRANT
             self.ask(issue_grant(account, f"{account}-first", grant))
 

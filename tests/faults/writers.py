@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +23,7 @@ from quota_engine import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
-from tests.faults.history import Call
+from tests.faults.history import Call, extension_id
 from tests.workers import wait_until
 
 QUOTA_TYPE = "text_token"
@@ -202,20 +203,49 @@ def ask(
             call.ended = time.monotonic()
             return None
         else:
-            call.ended = time.monotonic()
-            call.version = getattr(answer, "version", None)
-            call.balance = getattr(answer, "balance", None)
-            call.shortfall = getattr(answer, "shortfall", None)
-            if call.verb == "release_hold":
-                call.amount, call.is_idle = answer.amount, answer.amount == 0
-            call.outcome = "done"
+            note_answer(call, answer)
             return answer
 
 
-def issue_grant(account: str, grant_id: str, amount: int) -> Asked:
+def note_answer(call: Call, answer: Any) -> None:
+    """Write into a call what its client was told just now."""
+    call.ended = time.monotonic()
+    call.version = getattr(answer, "version", None)
+    call.balance = getattr(answer, "balance", None)
+    call.shortfall = getattr(answer, "shortfall", None)
+    if call.verb in {"release_hold", "void_grant"}:
+        call.amount, call.is_idle = answer.amount, answer.amount == 0
+    call.outcome = "done"
+
+
+def issue_grant(account: str, grant_id: str, amount: int, *, priority: int = 50) -> Asked:
     """Return the call that puts quota in."""
     return Call("issue_grant", account, grant_id, amount), lambda engine: engine.issue_grant(
-        account, QUOTA_TYPE, amount, grant_id=grant_id, source="purchase"
+        account, QUOTA_TYPE, amount, grant_id=grant_id, source="purchase", priority=priority
+    )
+
+
+def void_grant(account: str, grant_id: str) -> Asked:
+    """Return the call that takes back what is left of a grant."""
+    return Call("void_grant", account, f"{grant_id}:void"), lambda engine: engine.void_grant(
+        account, QUOTA_TYPE, grant_id
+    )
+
+
+def refund(
+    account: str, charge_id: str, refund_id: str, amount: int, *, grace: timedelta | None = None
+) -> Asked:
+    """Return the call that gives back a part of a charge."""
+    return Call("refund", account, refund_id, amount), lambda engine: engine.refund(
+        account, QUOTA_TYPE, charge_id, amount, refund_id, grace=grace
+    )
+
+
+def extend_hold(account: str, hold_id: str, amount: int) -> Asked:
+    """Return the call that lets a hold grow to ``amount``."""
+    call = Call("extend_hold", account, extension_id(hold_id, amount), amount, hold_id)
+    return call, lambda engine: engine.extend_hold(
+        hold_id, amount, account=account, quota_type=QUOTA_TYPE
     )
 
 
@@ -226,10 +256,10 @@ def debit(account: str, operation_id: str, amount: int) -> Asked:
     )
 
 
-def place_hold(account: str, hold_id: str, amount: int) -> Asked:
+def place_hold(account: str, hold_id: str, amount: int, *, ttl: float = HOLD_TTL_SECONDS) -> Asked:
     """Return the call that sets quota aside."""
     return Call("place_hold", account, hold_id, amount, hold_id), lambda engine: engine.place_hold(
-        account, QUOTA_TYPE, amount, operation_id=hold_id, ttl=HOLD_TTL_SECONDS
+        account, QUOTA_TYPE, amount, operation_id=hold_id, ttl=ttl
     )
 
 

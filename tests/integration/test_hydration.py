@@ -126,3 +126,15 @@ def test_a_capture_that_waits_to_be_persisted_is_not_charged_again(
         client.delete(SHARD.ops0(str(NAME)), SHARD.ops1(str(NAME)))
     again = engine.capture_hold(hold, 70)
     assert (again.replayed, again.version) == (True, first.version)
+
+
+def test_who_slept_through_a_recovery_reconciles_at_once(
+    engine: QuotaEngine, redis_url: str, database_url: str
+) -> None:
+    """It asks the gate first, as nothing else of this process may have."""
+    engine.drain()
+    with QuotaEngine.open(redis_url, database_url, shards=1) as other:
+        other.deployment.client.flushall()
+        other.debit(NAME.account, NAME.quota_type, 30)  # opens the next epoch
+        other.drain()
+    assert engine.reconcile().is_clean

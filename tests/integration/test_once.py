@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 import redis
 
-from quota_engine import IdempotencyConflictError, QuotaEngine, QuotaInsufficientError
+from quota_engine import (
+    EngineUnavailableError,
+    IdempotencyConflictError,
+    QuotaEngine,
+    QuotaInsufficientError,
+)
 from quota_engine._sync.transport import Transport
 from tests.proxy import Proxy
 
@@ -47,6 +52,25 @@ def test_sixteen_threads_with_one_id_have_one_effect_and_one_answer(
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * 15
     assert engine.read_balance("user:1", TYPE).available == 970
     assert len(engine.history("user:1", TYPE)) == 2
+
+
+def test_a_server_without_scripts_takes_no_call(
+    engine: QuotaEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the gate loads scripts: a client that brought its own would write past it."""
+
+    def closed(*_: object) -> None:
+        raise EngineUnavailableError("the gate is closed")
+
+    with QuotaEngine.open(
+        engine.deployment.redis_url, engine.deployment.database_url, call_timeout_seconds=0.5
+    ) as client:
+        client.read_balance("user:1", TYPE)
+        engine.deployment.client.script_flush()
+        monkeypatch.setattr(client.deployment, "reopen", closed)
+        with pytest.raises(EngineUnavailableError, match="the gate is closed"):
+            client.debit("user:1", TYPE, 30)
+    assert len(engine.history("user:1", TYPE)) == 1
 
 
 def test_sixteen_threads_issue_one_grant(engine: QuotaEngine) -> None:

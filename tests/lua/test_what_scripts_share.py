@@ -18,6 +18,8 @@ repeatable = pytest.mark.parametrize("script", REPEATABLE)
 MOST = 2**53 - 1
 #: Those whose operation is the same whatever else they say.
 UNALTERABLE = {"release_hold", "cancel_operation"}
+#: What PEXPIRETIME says of a key that stays.
+NO_END = -1
 
 
 @pytest.fixture
@@ -171,6 +173,14 @@ def test_a_key_of_another_type_is_met_before_any_write(
         scene.client.set(key, "junk")
         row = scene.run(script)[0]
         assert row in WRITING_ROWS | {"WRONGTYPE"}, f"{name} is a string: {row}"
+
+
+def test_nothing_that_carries_money_has_a_time_to_live(scene: Scene) -> None:
+    scene.funded()
+    scene.debit("d", 5)
+    names = [name for name, (_, ends_ms, _) in scene.dump().items() if ends_ms != NO_END]
+    assert names != []
+    assert all(":ops" in name for name in names), "only the memory of operations ends"
 
 
 def test_numbers_keep_every_digit(scene: Scene) -> None:

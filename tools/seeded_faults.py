@@ -1,0 +1,270 @@
+"""
+The seeded faults: an exact text of the tree, what stands there instead, and the tests that see it.
+
+Each names the narrowest tests, so that all of them together take minutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SHARED = "tests/lua/test_what_scripts_share.py"
+PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
+HYDRATE = "tests/lua/test_hydrate_quota.py"
+RELEASE = "tests/lua/test_release_hold.py"
+STOPS, POWER = "tests/integration/test_persist_stops.py", "tests/faults/test_redis_power.py"
+DROP, THAW = "tests/lua/test_snapshot_and_drop.py", "tests/integration/test_thaw.py"
+RECONCILE = "tests/integration/test_reconcile.py"
+PERSIST, TRIM = "tests/integration/test_persist.py", "tests/integration/test_trim.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One seeded fault and the tests that must see it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "a thaw does not ask which operations the ledger has",
+        "quota_engine/jobs/thaw_rules.py",
+        "if entry.operation_id in known.operations:",
+        "if not entry.operation_id:",
+        (f"{THAW}::test_a_forged_fork_is_mended_and_keeps_every_charge_that_was_told",),
+    ),
+    Mutant(
+        "a quota is dropped although something was issued since",
+        "lua/drop_quota.lua",
+        'if (fence[2] or "") ~= issued or (',
+        "if (",
+        (DROP,),
+    ),
+    Mutant(
+        "a hold whose placing is in quarantine was never placed",
+        "quota_engine/ledger/snapshots.py",
+        "w.kind = 'hold.placed'",
+        "w.kind = 'hold'",
+        (f"{THAW}::test_a_hold_of_the_other_history_is_charged_late",),
+    ),
+    Mutant(
+        "a mend leaves no entry",
+        "quota_engine/jobs/reconcile.py",
+        "            self.driver.drive(flows.settled(command))\n",
+        "",
+        (f"{RECONCILE}::test_two_who_repair_at_once_leave_one_entry",),
+    ),
+    Mutant(
+        "no memory of operations",
+        "lua/lib/operations.lua",
+        'redis.call("HSET", key, unpack(state.answers))',
+        'redis.call("EXISTS", key)',
+        (SHARED,),
+    ),
+    Mutant(
+        "no fingerprint",
+        "lua/lib/operations.lua",
+        "if reply[2] ~= fingerprint then",
+        "if not reply[2] then",
+        (SHARED,),
+    ),
+    Mutant(
+        "a repeat is answered with an error",
+        "lua/lib/operations.lua",
+        "if reply[2] ~= fingerprint then",
+        "if reply[2] then",
+        (SHARED,),
+    ),
+    Mutant(
+        "a conflicting entry is left out (ON CONFLICT DO NOTHING)",
+        "quota_engine/ledger/appending.py",
+        "        misfit = self._misfit(log, incoming)\n",
+        "        misfit = self._misfit(log, incoming)\n"
+        "        if incoming.entry is not None and incoming.entry.version <= log.version:\n"
+        "            return\n",
+        (PERSIST,),
+    ),
+    Mutant(
+        "trim before commit",
+        "quota_engine/jobs/trim.py",
+        "    until = min(until, cursor)\n",
+        "    until = page.last_id or cursor\n",
+        (TRIM,),
+    ),
+    Mutant(
+        "hydration without the version check",
+        "lua/hydrate_quota.lua",
+        "elseif fence[2] and fence[2] ~= version then",
+        "elseif fence[2] and not version then",
+        (HYDRATE,),
+    ),
+    Mutant(
+        "holds are not counted in admission",
+        "lua/lib/quotas.lua",
+        "return math.min(state.remaining - uncovered",
+        "return math.min(state.remaining + state.held - uncovered",
+        (PLACE,),
+    ),
+    Mutant(
+        "a late capture is refused",
+        "lua/capture_hold.lua",
+        "local is_late = not hold\n",
+        "local is_late = not hold\n"
+        "if is_late then\n"
+        '  return redis.error_reply("HOLD_CLOSED " .. hold_id)\n'
+        "end\n",
+        (CAPTURE,),
+    ),
+    Mutant(
+        "tostring on amounts",
+        "lua/lib/amounts.lua",
+        'return string.format("%d", number)',
+        "return tostring(number)",
+        (SHARED + "::test_numbers_keep_every_digit",),
+    ),
+    Mutant(
+        "a refused call writes",
+        "lua/place_hold.lua",
+        'return { "DENIED"',
+        'redis.call("HSET", quota_key, "held", "1")\n  return { "DENIED"',
+        (PLACE,),
+    ),
+    Mutant(
+        "an expired grant can still be spent",
+        "lua/lib/due.lua",
+        'local lost = burn_down.finish(state, grant, "e")',
+        "local lost = 0",
+        (PLACE,),
+    ),
+    Mutant(
+        "a capture returns to the wrong grant",
+        "lua/lib/settlement.lua",
+        "local grant, units = grants.get(state, allocations[place]), allocations[place + 1]",
+        "local grant, units = grants.get(state, allocations[1]), allocations[place + 1]",
+        (CAPTURE, RELEASE),
+    ),
+    Mutant(
+        "a poison entry is skipped",
+        "quota_engine/ledger/appending.py",
+        "            assert misfit is not None\n"
+        "            self._quarantined.append((incoming, misfit))\n",
+        "            assert misfit is not None\n",
+        (PERSIST,),
+    ),
+    Mutant(
+        "no epoch check in a script",
+        "lua/lib/quotas.lua",
+        "if fence[1] ~= epoch then",
+        "if not fence[1] then",
+        (SHARED,),
+    ),
+    Mutant(
+        "a key of another type fails after a write",
+        "lua/lib/quotas.lua",
+        'redis.call("ZCARD", state.keys.changes)',
+        "local _ = state.keys.changes",
+        (SHARED,),
+    ),
+    Mutant(
+        "the newest operation is forgotten with the oldest",
+        "lua/lib/operations.lua",
+        "if state.server_now % state.horizon < BOUNDARY_MS then",
+        "if state.server_now % state.horizon < 0 * BOUNDARY_MS then",
+        (SHARED,),
+    ),
+    Mutant(
+        "a grant that is used up is still there",
+        "lua/lib/grants.lua",
+        'return grant.state ~= "p" and grant.remaining == 0',
+        'return grant.state == "v" and grant.remaining == 0',
+        ("tests/lua/test_void_grant.py",),
+    ),
+    Mutant(
+        "an operation id comes twice",
+        "lua/lib/settlement.lua",
+        "if not lost[grant_id] then",
+        "if lost then",
+        (CAPTURE,),
+    ),
+    Mutant(
+        "more is done in one step than in two",
+        "lua/lib/due.lua",
+        "or grants.is_used_up(grant) then",
+        "then",
+        ("tests/properties/test_catching_up.py",),
+    ),
+    Mutant(
+        "trimmed by time ids (MINID of the clock)",
+        "lua/trim_outbox.lua",
+        '"MINID", "=", min_id)',
+        '"MINID", "=", redis.call("TIME")[1] .. "000-0")',
+        (TRIM + "::test_what_is_not_persisted_stays",),
+    ),
+    Mutant(
+        "no epoch check in the drain",
+        "quota_engine/jobs/persist.py",
+        "    if last_id.epoch > state.epoch:\n",
+        "    if last_id.epoch > state.epoch and page.noted is None:\n",
+        (STOPS + "::test_a_newer_epoch_stops_the_shard_before_anything_is_read",),
+    ),
+    Mutant(
+        "clients send whole scripts (EVAL)",
+        "quota_engine/_sync/transport.py",
+        '"EVALSHA", sha, len(keys)',
+        '"EVAL", self._scripts[command.script].source, len(keys)',
+        ("tests/integration/test_once.py::test_a_server_without_scripts_takes_no_call",),
+    ),
+    Mutant(
+        "a quota has a time to live",
+        "lua/lib/quotas.lua",
+        '  redis.call("HSET", state.keys.quota, unpack(fields))\n',
+        '  redis.call("HSET", state.keys.quota, unpack(fields))\n'
+        '  redis.call("PEXPIRE", state.keys.quota, "86400000")\n',
+        (SHARED + "::test_nothing_that_carries_money_has_a_time_to_live",),
+    ),
+    Mutant(
+        "the gate leaves the append-only file as it is (no BGREWRITEAOF)",
+        "quota_engine/jobs/gate_server.py",
+        '        checked(connection.execute("BGREWRITEAOF"))\n',
+        "",
+        (POWER + "::test_half_a_script_is_never_seen[redis7-after_xadd]",),
+    ),
+    Mutant(
+        "reconcile compares only version and balance",
+        "quota_engine/drift.py",
+        """        yield from _wrong_sums(loaded, last)
+        if log.is_drained:
+            yield from _other_terms(loaded, log)
+    yield from _contradictions(loaded)
+""",
+        """        if loaded.balance != last.balance:
+            yield Difference(Cause.BALANCE_EDITED, "balance", loaded.balance, last.balance)
+""",
+        ("tests/unit/test_drift.py",),
+    ),
+    Mutant(
+        "earlier refunds are not counted",
+        "quota_engine/ledger/refunds.py",
+        "    left = charge.amount - charge.shortfall - sum(row.amount for row in earlier)\n",
+        "    left = charge.amount - charge.shortfall\n",
+        ("tests/integration/test_refunds.py::test_many_refunds_at_once_give_back_what_was_taken",),
+    ),
+    Mutant(
+        "refunds of one charge do not wait for each other",
+        "quota_engine/ledger/refunds.py",
+        '    connection.execute(_LOCK, {"charge": f"{quota}|{charge.operation_id}"})\n',
+        "",
+        ("tests/integration/test_refunds.py::test_many_refunds_at_once_give_back_what_was_taken",),
+    ),
+    Mutant(
+        "a cancelled operation leaves no tombstone",
+        "lua/cancel_operation.lua",
+        "operations.remember(state, operation_id, answer)\n",
+        "",
+        ("tests/lua/test_cancel_operation.py::test_what_has_not_happened_is_cancelled_once",),
+    ),
+)
