@@ -90,7 +90,7 @@ local function living(grant_id, terms, expires_at)
   local grant = grants.get(state, grant_id)
   if grant and not grants.is_used_up(grant) then
     return grant.state == "l" and grant or nil
-  elseif expires_at <= state.now or operations.recall(state, grant_id .. ":void") then
+  elseif expires_at <= state.now or operations.happened(state, grant_id .. ":void") then
     return nil
   end
   grant = { id = grant_id, remaining = 0, reserved = 0, state = "l", next = "", terms = terms }

@@ -70,7 +70,7 @@ class Refunding(Deciding):
         grant_id, _, priority, starts_at_ms, expires_at_ms, created_at_ms = part
         if grant := self.grants.get(grant_id):
             return grant if grant.state == LIVE else None
-        if expires_at_ms <= now_ms or f"{grant_id}:void" in self.operations:
+        if expires_at_ms <= now_ms or self._happened(f"{grant_id}:void"):
             return None
         grant = Grant(grant_id, priority, starts_at_ms, expires_at_ms, created_at_ms)
         self.grants[grant_id] = grant
