@@ -35,11 +35,16 @@ GRANT_SOURCES = (
 
 def checked_quota(account: object, quota_type: object, settings: Settings) -> QuotaName:
     """Return the quota that two arguments name; the type must be one of the deployment's."""
-    name = QuotaName(checked_account(account), checked_quota_type(quota_type))
+    return QuotaName(checked_account(account), checked_type(quota_type, settings))
+
+
+def checked_type(quota_type: object, settings: Settings) -> str:
+    """Return a quota type that the deployment knows."""
+    name = checked_quota_type(quota_type)
     known = settings.known_quota_types
-    if name.quota_type not in known and not name.quota_type.startswith("credit_"):
+    if name not in known and not name.startswith("credit_"):
         raise InvalidArgumentError(
-            f"unknown quota type {name.quota_type}: known are {', '.join(sorted(known))} and"
+            f"unknown quota type {name}: known are {', '.join(sorted(known))} and"
             " credit_<currency>; add own ones with QUOTA_ENGINE_QUOTA_TYPES"
         )
     return name

@@ -26,6 +26,7 @@ from quota_engine.corrections import CallOfModel
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
+from quota_engine.packages import Order, Package, PackageTerms, Purchase
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
 from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
@@ -64,11 +65,32 @@ class PriceStore(Protocol):
     ) -> ImportReport: ...
 
 
+class SaleStore(Protocol):
+    """Packages and orders in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def define_package(self, name: str, terms: PackageTerms, *, is_active: bool) -> Package: ...
+    def activate_package(self, name: str, *, is_active: bool) -> Package: ...
+    def find_package(self, name: str) -> Package | None: ...
+    def list_packages(self, *, only_active: bool) -> Sequence[Package]: ...
+    def package_history(self, name: str) -> Sequence[Package]: ...
+    def order(self, account: str, names: Sequence[str], order_id: str) -> Order: ...
+    def pay(
+        self, order_id: str, now: datetime | None, *, of: tuple[str, Sequence[str]] | None = None
+    ) -> Order:
+        """Mark an order as paid and promise its grants; ``of``: make it if there is none."""
+
+    def find_order(self, order_id: str) -> Order: ...
+    def list_purchases(self, account: str) -> Sequence[Purchase]: ...
+    def close_order(self, order_id: str, *, state: str) -> Order: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
     @property
     def price_store(self) -> PriceStore: ...
+    @property
+    def sale_store(self) -> SaleStore: ...
     def reopen(self, seen: Opened | None) -> Opened:
         """Return an open deployment; ask the gate unless that differs already from ``seen``."""
 

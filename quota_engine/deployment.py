@@ -50,6 +50,7 @@ from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
 from quota_engine.ledger.pricing import PriceTables
 from quota_engine.ledger.quarantine import InDoubt, in_doubt
+from quota_engine.ledger.selling import SaleTables
 from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
 from quota_engine.recorded import RecordedCall, UsageQuery
@@ -70,6 +71,7 @@ class Deployment:
         self.client = redis_client(self.redis_url, settings)
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
+        self.sale_store = SaleTables(self.ledger)
         self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))
         self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
         self._closing = threading.Event()

@@ -11,6 +11,9 @@ Every error the engine raises on purpose. It must not know who raises them.
   x HoldClosedError           captured, released or expired; it cannot be extended any more
   x IdempotencyConflictError  the same operation id came back with other arguments
   x OperationCancelledError   it was cancelled before it came; it will never happen
+  x PackageNotFoundError      no package by this name
+  x PurchaseNotFoundError     no order by this id
+  x PurchaseRefusedError      not sold, bought too often, or the order is in another state
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -88,6 +91,18 @@ class IdempotencyConflictError(QuotaError):
 
 class OperationCancelledError(QuotaError):
     """The operation was cancelled before it came: it has not happened, and never will."""
+
+
+class PackageNotFoundError(QuotaError):
+    """No package by this name was ever defined."""
+
+
+class PurchaseNotFoundError(QuotaError):
+    """No order by this id was ever made."""
+
+
+class PurchaseRefusedError(QuotaError):
+    """A package that is not sold, or bought too often; or an order in another state."""
 
 
 class PricingNotFoundError(QuotaError):

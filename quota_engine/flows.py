@@ -45,6 +45,7 @@ from quota_engine.commands import (
     ReleasedHold,
     ReleaseHold,
     Snapshot,
+    VoidGrant,
     WithdrawIntent,
     WithdrawRefund,
 )
@@ -52,6 +53,7 @@ from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
 from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
 from quota_engine.errors import (
     EngineFault,
+    GrantNotFoundError,
     HoldClosedError,
     HoldNotFoundError,
     IdempotencyConflictError,
@@ -220,6 +222,22 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
     except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
         yield WithdrawIntent(command.quota, command.grant_id)
         raise
+
+
+def voided(command: VoidGrant) -> Flow[int]:
+    """Void a grant; return how much was left of it, also when that was asked before."""
+    known = yield from settled(ReadBalance(quota=command.quota, with_grants=False))
+    try:
+        return (yield from settled(command)).amount
+    except (GrantNotFoundError, IdempotencyConflictError):
+        pass  # nothing is left, or somebody has voided it, perhaps in other words
+    while True:
+        fate: OperationFate = yield FindOperation(command.quota, command.operation_id)
+        if fate.answer is not None:
+            return fate.answer.amount
+        if fate.version >= known.version:
+            return 0
+        yield AwaitDrain(command.quota)
 
 
 def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:

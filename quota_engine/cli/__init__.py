@@ -38,6 +38,10 @@ class Commands(LazyGroup):
         "models": Entry(
             "quota_engine.cli.catalog:app", "See which models are known, and change them."
         ),
+        "packages": Entry("quota_engine.cli.packages:packages", "Define and list what is sold."),
+        "purchases": Entry(
+            "quota_engine.cli.packages:purchases", "Take payments of orders, and give them back."
+        ),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."
