@@ -116,13 +116,17 @@ def caught_up(quota: QuotaName) -> Flow[int]:
             return applied
 
 
-def captured(command: CaptureHold) -> Flow[CapturedHold]:
-    """Capture a hold; one that Redis has forgotten is charged late if the ledger knows it."""
+def captured(command: CaptureHold, *, was_placed: bool = False) -> Flow[CapturedHold]:
+    """
+    Capture a hold; one that Redis has forgotten is charged late if the ledger knows it.
+
+    ``was_placed``: the caller can show it. It was lost with all that Redis had not synced.
+    """
     try:
         return (yield from settled(command))
     except HoldNotFoundError:
         fate = yield from fate_of(command.quota, command.hold_id, with_capture=command.is_final)
-        if not fate.was_placed:
+        if not (fate.was_placed or was_placed):
             raise
     if command.is_final and fate.capture is not None:
         if fate.capture.fingerprint == CANCELLED:
@@ -135,24 +139,24 @@ def captured(command: CaptureHold) -> Flow[CapturedHold]:
     return (yield from settled(replace(command, is_known=True)))
 
 
-def released(command: ReleaseHold) -> Flow[ReleasedHold]:
-    """Release a hold; one that was closed long ago changes nothing."""
+def released(command: ReleaseHold, *, was_placed: bool = False) -> Flow[ReleasedHold]:
+    """Release a hold; one that was closed long ago, or lost, changes nothing."""
     try:
         return (yield from settled(command))
     except HoldNotFoundError:
         fate = yield from fate_of(command.quota, command.hold_id)
-        if not fate.was_placed:
+        if not (fate.was_placed or was_placed):
             raise
     return command.released(0, replayed=False)
 
 
-def extended(command: ExtendHold) -> Flow[ExtendedHold]:
+def extended(command: ExtendHold, *, was_placed: bool = False) -> Flow[ExtendedHold]:
     """Extend a hold; say whether one that is not open was ever placed."""
     try:
         return (yield from settled(command))
     except HoldNotFoundError as error:
         fate = yield from fate_of(command.quota, command.hold_id)
-        if not fate.was_placed:
+        if not (fate.was_placed or was_placed):
             raise
         raise HoldClosedError(
             f"hold {command.hold_id} was captured, released or has expired"

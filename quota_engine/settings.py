@@ -109,6 +109,13 @@ class Settings(BaseSettings):
         description="Quotas that whoever opened Redis again loads in the background, the latest "
         "used first; callers find those loaded.",
     )
+    resend_seconds: float = Field(
+        5,
+        ge=0,
+        le=60,
+        description="How long a client remembers what it was answered, to send it again when "
+        "Redis was set back: a Redis that syncs every second loses up to two. 0: not at all.",
+    )
     persist_batch_max: int = Field(
         2_000, ge=1, le=50_000, description="Entries that one transaction persists."
     )

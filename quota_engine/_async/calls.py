@@ -149,7 +149,9 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             amount=0 if amount is None else checked_amount(amount),
             ttl_ms=0 if ttl is None else checked_ttl_ms(ttl),
         )
-        return await self._transport.drive(flows.extended(command))
+        return await self._transport.drive(
+            flows.extended(command, was_placed=self._was_placed(hold, command))
+        )
 
     async def capture_hold(
         self,
@@ -168,7 +170,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
 
         ``final`` closes the hold, and the same amount again is replayed. A part (``final=False``)
         keeps the rest held; it is idempotent by ``operation_id``, so give one to retry it.
-        Raises ``HoldNotFoundError`` if neither Redis nor the ledger has ever seen the hold.
+        Raises ``HoldNotFoundError`` for an id that neither Redis nor the ledger has ever seen; of
+        a hold itself it is clear that it was placed, even if both have lost it.
         """
         quota, hold_id = self._hold(hold, account, quota_type)
         if final and operation_id is not None:
@@ -183,7 +186,9 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             is_final=bool(final),
             details=details_text({"usage": usage_counts(usage)}),
         )
-        return await self._transport.drive(flows.captured(command))
+        return await self._transport.drive(
+            flows.captured(command, was_placed=self._was_placed(hold, command))
+        )
 
     async def release_hold(
         self,
@@ -201,7 +206,9 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
         quota, hold_id = self._hold(hold, account, quota_type)
         details = details_text({"usage": usage_counts(usage)})
         command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
-        return await self._transport.drive(flows.released(command))
+        return await self._transport.drive(
+            flows.released(command, was_placed=self._was_placed(hold, command))
+        )
 
     async def record_usage(
         self,
@@ -253,6 +260,13 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> AsyncHoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""
         return AsyncHoldBlock(self, account, quota_type, amount, options)
+
+    def _was_placed(
+        self, hold: HoldArgument, command: CaptureHold | ReleaseHold | ExtendHold
+    ) -> bool:
+        """Return whether a hold is shown to have been placed: it was answered, here or there."""
+        recent = self._transport.resending.recent
+        return not isinstance(hold, str) or recent.has_dropped(command.quota, command.hold_id)
 
     def _hold(
         self, hold: HoldArgument, account: str | None, quota_type: str | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from quota_engine._async.resending import AsyncResending
 from quota_engine.backing import Backing, Opened
 from quota_engine.commands import (
     AwaitDrain,
@@ -33,11 +34,12 @@ from quota_engine.commands import (
     WithdrawIntent,
     WithdrawRefund,
 )
-from quota_engine.commands.base import Argument
+from quota_engine.commands.base import Argument, Reply
 from quota_engine.commands.replies import FencedError, error_from
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.resending import QUESTIONS, RecentCommands
 from quota_engine.scripts import load_scripts
 from quota_engine.settings import Settings
 from quota_engine.waiting import in_thread
@@ -53,6 +55,22 @@ LOOK_SECONDS = 10.0
 #: The first pause before an unanswered call is sent again; it doubles up to the longest.
 PAUSE_SECONDS = 0.02
 PAUSE_MAX_SECONDS = 0.5
+
+
+def meaning_of(error: redis_errors.ResponseError) -> QuotaError:
+    """Return what an error reply means; the driver has taken its code off when Redis is full."""
+    is_full = isinstance(error, redis_errors.OutOfMemoryError)
+    return error_from(f"OOM {error}" if is_full else str(error))
+
+
+def may_pass(error: redis_errors.ResponseError, meaning: QuotaError, *, is_unknown: bool) -> bool:
+    """
+    Return whether a refusal is to be waited for, and leaves the outcome open.
+
+    A full server runs no script, so it could not say either that this one had been run before.
+    """
+    is_full = isinstance(error, redis_errors.OutOfMemoryError)
+    return isinstance(meaning, EngineUnavailableError) or (is_full and is_unknown)
 
 
 class IncarnationError(redis_errors.ConnectionError):
@@ -80,6 +98,10 @@ class AsyncTransport:
         self._is_closed = False
         self._look_at = 0.0
         self._pressed: set[int] = set()
+        seconds = settings.resend_seconds
+        recent = RecentCommands(seconds, settings.horizon_seconds / 2)
+        self._recent = recent if seconds else None
+        self.resending = AsyncResending(self, recent)
 
     async def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
@@ -94,6 +116,7 @@ class AsyncTransport:
             self._redis = None
         self._opened = None
         self._is_closed = True
+        self.resending.forget()
 
     def now_ms(self) -> int | None:
         """Return the client's clock in milliseconds, None: the server's decides."""
@@ -101,12 +124,18 @@ class AsyncTransport:
 
     async def drive(self, flow: Flow[T]) -> T:
         """Take each step that the flow yields, until it returns or the call timeout is over."""
-        deadline = time.monotonic() + self._settings.call_timeout_seconds
+        return await self._drive(flow, time.monotonic() + self._settings.call_timeout_seconds)
+
+    async def drive_again(self, flow: Flow[T], deadline: float) -> T:
+        """Drive a flow that sends something again: it waits for nothing else that is."""
+        return await self._drive(flow, deadline, is_again=True)
+
+    async def _drive(self, flow: Flow[T], deadline: float, *, is_again: bool = False) -> T:
         try:
             step = next(flow)
             while True:
                 try:
-                    answer = await self._take(step, deadline)
+                    answer = await self._take(step, deadline, is_again)
                 except QuotaError as error:
                     step = flow.throw(error)
                 else:
@@ -115,9 +144,9 @@ class AsyncTransport:
             outcome: T = stop.value
             return outcome
 
-    async def _take(self, step: Step, deadline: float) -> Any:
+    async def _take(self, step: Step, deadline: float, is_again: bool) -> Any:
         if isinstance(step, Command):
-            return await self._run(step, deadline)
+            return await self._run(step, deadline, is_again)
         backing = self._backing
         if time.monotonic() >= deadline:
             raise self._too_late("the ledger has not caught up; is a worker running?")
@@ -143,12 +172,16 @@ class AsyncTransport:
             case PersistTail(quota):
                 return await in_thread(backing.persist_tail, quota)
 
-    async def _run(self, command: Command[T], deadline: float) -> T:
+    async def _run(self, command: Command[T], deadline: float, is_again: bool) -> T:
         """Send one command until it is answered, and return what the answer means."""
         sha = self._scripts[command.script].sha
         pause = PAUSE_SECONDS
         is_unknown = False
+        recent = self._recent
         while True:
+            if recent is not None and recent.is_behind and not is_again:
+                await self.resending.catch_up(deadline)
+            life = self._contexts
             redis, context = await self._context(command)
             keys = command.keys(context.keys)
             try:
@@ -161,30 +194,40 @@ class AsyncTransport:
                 IncarnationError,
             ) as error:
                 failure = await self._reopen_or_say() or f"it was opened again ({error})"
-            except redis_errors.OutOfMemoryError as error:
-                meaning = error_from(f"OOM {error}")
-                if not is_unknown:  # the script was not run: it could not say that it had been
-                    raise meaning from error
-                failure = str(meaning)
             except redis_errors.ResponseError as error:
-                meaning = error_from(str(error))
+                meaning = meaning_of(error)
                 failure = str(meaning)
                 if isinstance(meaning, FencedError):
                     failure = await self._reopen_or_say() or failure
                     if isinstance(command, HydrateQuota):  # what was read is of another epoch
                         raise meaning from error
-                elif not isinstance(meaning, EngineUnavailableError):
+                elif not may_pass(error, meaning, is_unknown=is_unknown):
                     raise meaning from error
             except (redis_errors.RedisError, OSError) as error:
                 failure, is_unknown = str(error) or type(error).__name__, True
             else:
-                if time.monotonic() >= self._look_at:
+                now = time.monotonic()
+                if now >= self._look_at:
                     await self._look_at_outbox(redis, context.keys)
-                return command.parse(reply)
+                result = command.parse(reply)
+                if recent is not None and command.is_sent_again and not is_again:
+                    self._remember(now, life, context, command, reply)
+                return result
             if time.monotonic() + pause >= deadline:
                 raise self._too_late(failure)
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)
+
+    def _remember(
+        self, now: float, life: object, context: Context, command: Command[Any], reply: Reply
+    ) -> None:
+        """Keep what was answered, unless it was a question; mark what was answered too late."""
+        recent = self._recent
+        if recent is None or reply[0] in QUESTIONS:
+            return
+        recent.keep(now, life, context.epoch, command)
+        if life is not self._contexts:  # the deployment was opened again meanwhile
+            recent.mark()
 
     async def _look_at_outbox(self, redis: Redis, keys: ShardKeys) -> None:
         """Warn when too much waits in the outbox of the call's shard, and when that is over."""
@@ -224,6 +267,35 @@ class AsyncTransport:
             return await connection.read_response()
         finally:
             await pool.release(connection)
+
+    async def send_many(self, commands: Sequence[Command[Any]]) -> list[Any]:
+        """Send commands in one round trip; return their replies, errors among them as values."""
+        words: list[tuple[Argument, ...]] = []
+        redis: Redis | None = None
+        for command in commands:
+            redis, context = await self._context(command)
+            keys, sha = command.keys(context.keys), self._scripts[command.script].sha
+            words.append(("EVALSHA", sha, len(keys), *keys, *command.argv(context)))
+        if redis is None:
+            return []
+        pool: Any = redis.connection_pool
+        connection = await pool.get_connection()
+        replies: list[Any] = []
+        try:
+            await connection.send_packed_command([pack_command(each) for each in words])  # type: ignore[arg-type]
+            while len(replies) < len(words):
+                try:
+                    replies.append(await connection.read_response())
+                except redis_errors.ResponseError as error:
+                    replies.append(error)
+        finally:
+            await pool.release(connection)
+        return replies
+
+    def opening(self) -> tuple[Opened | None, object]:
+        """Return the deployment as it was last opened, and what names that opening."""
+        life = self._contexts
+        return self._opened, life
 
     def _too_late(self, failure: str) -> EngineUnavailableError:
         seconds = self._settings.call_timeout_seconds
@@ -272,8 +344,10 @@ class AsyncTransport:
             self._redis = self._client()
         elif opened is not seen:
             await self._redis.connection_pool.disconnect(inuse_connections=False)
-        self._contexts = {}
         self._opened = opened
+        self._contexts = {}
+        if seen is not None:
+            self.resending.recent.mark()
 
     def _client(self) -> Redis:
         settings = self._settings

@@ -9,6 +9,7 @@ from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
+from quota_engine.resending import Resent
 from quota_engine.settings import Settings
 
 
@@ -20,6 +21,11 @@ class Calling(Pricing):
         self._transport = transport
         self._backing = backing
         self._settings = settings
+
+    @property
+    def resent(self) -> Resent:
+        """How much this client sent again because new epochs began, and what came of it."""
+        return self._transport.resending.resent
 
     def _quota(self, account: str, quota_type: str) -> QuotaName:
         return checked_quota(account, quota_type, self._settings)

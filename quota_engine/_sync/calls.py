@@ -150,7 +150,9 @@ class Calls(Granting, Selling, Rerating, Books):
             amount=0 if amount is None else checked_amount(amount),
             ttl_ms=0 if ttl is None else checked_ttl_ms(ttl),
         )
-        return self._transport.drive(flows.extended(command))
+        return self._transport.drive(
+            flows.extended(command, was_placed=self._was_placed(hold, command))
+        )
 
     def capture_hold(
         self,
@@ -169,7 +171,8 @@ class Calls(Granting, Selling, Rerating, Books):
 
         ``final`` closes the hold, and the same amount again is replayed. A part (``final=False``)
         keeps the rest held; it is idempotent by ``operation_id``, so give one to retry it.
-        Raises ``HoldNotFoundError`` if neither Redis nor the ledger has ever seen the hold.
+        Raises ``HoldNotFoundError`` for an id that neither Redis nor the ledger has ever seen; of
+        a hold itself it is clear that it was placed, even if both have lost it.
         """
         quota, hold_id = self._hold(hold, account, quota_type)
         if final and operation_id is not None:
@@ -184,7 +187,9 @@ class Calls(Granting, Selling, Rerating, Books):
             is_final=bool(final),
             details=details_text({"usage": usage_counts(usage)}),
         )
-        return self._transport.drive(flows.captured(command))
+        return self._transport.drive(
+            flows.captured(command, was_placed=self._was_placed(hold, command))
+        )
 
     def release_hold(
         self,
@@ -202,7 +207,9 @@ class Calls(Granting, Selling, Rerating, Books):
         quota, hold_id = self._hold(hold, account, quota_type)
         details = details_text({"usage": usage_counts(usage)})
         command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
-        return self._transport.drive(flows.released(command))
+        return self._transport.drive(
+            flows.released(command, was_placed=self._was_placed(hold, command))
+        )
 
     def record_usage(
         self,
@@ -254,6 +261,13 @@ class Calls(Granting, Selling, Rerating, Books):
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> HoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""
         return HoldBlock(self, account, quota_type, amount, options)
+
+    def _was_placed(
+        self, hold: HoldArgument, command: CaptureHold | ReleaseHold | ExtendHold
+    ) -> bool:
+        """Return whether a hold is shown to have been placed: it was answered, here or there."""
+        recent = self._transport.resending.recent
+        return not isinstance(hold, str) or recent.has_dropped(command.quota, command.hold_id)
 
     def _hold(
         self, hold: HoldArgument, account: str | None, quota_type: str | None

@@ -46,6 +46,8 @@ class Command(Generic[T]):
     __slots__ = ()
 
     script: ClassVar[str]
+    #: Whether a client that was answered sends it again when a new epoch begins.
+    is_sent_again: ClassVar[bool] = False
     quota: QuotaName
 
     @property

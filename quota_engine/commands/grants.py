@@ -83,6 +83,7 @@ class IssueGrant(Command[IssuedGrant]):
     """Put quota in. See ``lua/issue_grant.lua``."""
 
     script: ClassVar[str] = "issue_grant"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     grant_id: str
@@ -137,6 +138,7 @@ class VoidGrant(Command[VoidedGrant]):
     """Cancel what remains of a grant. See ``lua/void_grant.lua``."""
 
     script: ClassVar[str] = "void_grant"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     grant_id: str

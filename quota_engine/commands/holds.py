@@ -80,6 +80,7 @@ class PlaceHold(Command[PlacedHold]):
     """Set quota aside. See ``lua/place_hold.lua``."""
 
     script: ClassVar[str] = "place_hold"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     hold_id: str
@@ -129,6 +130,7 @@ class ExtendHold(Command[ExtendedHold]):
     """Let a hold grow or live longer. See ``lua/extend_hold.lua``."""
 
     script: ClassVar[str] = "extend_hold"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     hold_id: str
@@ -170,6 +172,7 @@ class CaptureHold(Command[CapturedHold]):
     """Charge what was used of a hold. See ``lua/capture_hold.lua``."""
 
     script: ClassVar[str] = "capture_hold"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     hold_id: str
@@ -200,6 +203,11 @@ class CaptureHold(Command[CapturedHold]):
                 return self.captured(answer, replayed=outcome == "REPLAYED")
         raise EngineFault(f"capture_hold answered {reply!r}")
 
+    @property
+    def may_create(self) -> bool:
+        """What was used must be recorded, even where the ledger has lost the account."""
+        return self.is_known
+
     def unknown(self) -> CapturedHold:
         raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
 
@@ -225,6 +233,7 @@ class ReleaseHold(Command[ReleasedHold]):
     """Give a hold back unused. See ``lua/release_hold.lua``."""
 
     script: ClassVar[str] = "release_hold"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     hold_id: str

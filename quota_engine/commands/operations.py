@@ -47,6 +47,7 @@ class CancelOperation(Command[CancelledOperation | NotRemembered]):
     """Tell or cancel an operation. See ``lua/cancel_operation.lua``."""
 
     script: ClassVar[str] = "cancel_operation"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     operation_id: str

@@ -120,6 +120,7 @@ class Debit(Command[Debited]):
     """Take units at once. See ``lua/debit.lua``."""
 
     script: ClassVar[str] = "debit"
+    is_sent_again: ClassVar[bool] = True
     already_used: ClassVar[bool] = False
 
     quota: QuotaName
@@ -196,6 +197,7 @@ class SetOverdraftLimit(Command[OverdraftLimit]):
     """Say how far below zero a quota may go. See ``lua/set_overdraft_limit.lua``."""
 
     script: ClassVar[str] = "set_overdraft_limit"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     operation_id: str

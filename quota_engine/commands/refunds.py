@@ -100,6 +100,7 @@ class Refund(Command[Refunded]):
     """Give back a charge, as it was promised in the ledger. See ``lua/refund.lua``."""
 
     script: ClassVar[str] = "refund"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     refund_id: str

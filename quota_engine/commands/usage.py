@@ -29,6 +29,7 @@ class RecordUsage(Command[RecordedUsage]):
     """Keep a record of usage. See ``lua/record_usage.lua``."""
 
     script: ClassVar[str] = "record_usage"
+    is_sent_again: ClassVar[bool] = True
 
     quota: QuotaName
     operation_id: str

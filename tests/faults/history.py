@@ -168,7 +168,12 @@ def check(
         strange = [row.kind for row in found if not _is_engines_own(row)]
         if strange:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
-    verdict.wrong.extend(_wrong_order(by_key, entries, {id(call) for call in verdict.restored}))
+    # what was lost and sent again came later than its answer; a release's tells no version
+    moved = {id(call) for call in verdict.restored}
+    if may_lose is not None:
+        told = by_key.values()
+        moved |= {id(call) for call in told if call.version is None and may_lose.has(call)}
+    verdict.wrong.extend(_wrong_order(by_key, entries, moved))
     verdict.wrong.extend(_wrong_replay(by_key, entries))
     verdict.wrong.extend(_wrong_refunds(entries))
     return verdict
