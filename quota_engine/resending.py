@@ -188,8 +188,9 @@ class RecentCommands:
         since, kept = at - self._keep_seconds, self._kept
         while kept and kept[0].life is life and kept[0].at < since:
             kept.popleft()
-        while len(kept) > self._kept_max:
-            kept.popleft()
+        if len(kept) > self._kept_max:  # some at once, so that this is seldom
+            for _ in range(len(kept) - self._kept_max * 9 // 10):
+                kept.popleft()
         self._may_prune.append(token)
 
 
@@ -210,7 +211,9 @@ def sent_again(command: Command[Any]) -> Flow[Outcome]:
         if not isinstance(command, Debit):
             raise
         result = yield from settled(owed(command))
-    except (HoldNotFoundError, HoldClosedError):
+    except HoldClosedError:
+        return Outcome.SURVIVED  # it was open when it was extended, and has been closed since
+    except HoldNotFoundError:
         if isinstance(command, ExtendHold | ReleaseHold):
             return Outcome.DROPPED
         if not isinstance(command, CaptureHold):
