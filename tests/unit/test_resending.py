@@ -10,6 +10,7 @@ import pytest
 from quota_engine.commands import (
     CaptureHold,
     Command,
+    Context,
     Debit,
     ExtendHold,
     IssueGrant,
@@ -20,9 +21,11 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.replies import error_from
 from quota_engine.errors import GrantNotFoundError, QuotaError, QuotaInsufficientError
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.resending import Kept, Outcome, RecentCommands, Resent, owed, sent_again
 from tests.lua_texts import known_commands
+
+CONTEXT = Context(ShardKeys(7), epoch=2)
 
 NAME, OTHER = QuotaName("user:1", "text_token"), QuotaName("user:2", "text_token")
 OLD, NEW = object(), object()
@@ -169,7 +172,7 @@ def test_a_debit_that_was_admitted_is_owed(refusal: Any) -> None:
     assert outcome == Outcome.RESTORED
     assert sent[1] == owed(debit(1))
     assert sent[1].script == "debit_used"
-    assert sent[1].fingerprint == debit(1).fingerprint, "a retry of the caller is a repeat"  # type: ignore[attr-defined]
+    assert sent[1].argv(CONTEXT)[6] == debit(1).fingerprint, "a retry is a repeat"
 
 
 PLACE = PlaceHold(quota=NAME, hold_id="h", amount=5, ttl_ms=1000)
