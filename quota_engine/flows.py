@@ -8,6 +8,7 @@ word for word. Waiting is the transport's: it bounds every flow by its deadline.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
@@ -68,6 +69,11 @@ from quota_engine.keys import QuotaName
 T = TypeVar("T")
 
 
+def never() -> bool:
+    """Return no."""
+    return False
+
+
 def settled(command: Command[T]) -> Flow[T]:
     """
     Run a command until it has an answer: hydrate what Redis lacks, catch up with what is due.
@@ -116,7 +122,9 @@ def caught_up(quota: QuotaName) -> Flow[int]:
             return applied
 
 
-def captured(command: CaptureHold, *, was_placed: bool = False) -> Flow[CapturedHold]:
+def captured(
+    command: CaptureHold, *, was_placed: Callable[[], bool] = never
+) -> Flow[CapturedHold]:
     """
     Capture a hold; one that Redis has forgotten is charged late if the ledger knows it.
 
@@ -126,7 +134,7 @@ def captured(command: CaptureHold, *, was_placed: bool = False) -> Flow[Captured
         return (yield from settled(command))
     except HoldNotFoundError:
         fate = yield from fate_of(command.quota, command.hold_id, with_capture=command.is_final)
-        if not (fate.was_placed or was_placed):
+        if not (fate.was_placed or was_placed()):
             raise
     if command.is_final and fate.capture is not None:
         if fate.capture.fingerprint == CANCELLED:
@@ -139,24 +147,26 @@ def captured(command: CaptureHold, *, was_placed: bool = False) -> Flow[Captured
     return (yield from settled(replace(command, is_known=True)))
 
 
-def released(command: ReleaseHold, *, was_placed: bool = False) -> Flow[ReleasedHold]:
+def released(
+    command: ReleaseHold, *, was_placed: Callable[[], bool] = never
+) -> Flow[ReleasedHold]:
     """Release a hold; one that was closed long ago, or lost, changes nothing."""
     try:
         return (yield from settled(command))
     except HoldNotFoundError:
         fate = yield from fate_of(command.quota, command.hold_id)
-        if not (fate.was_placed or was_placed):
+        if not (fate.was_placed or was_placed()):
             raise
     return command.released(0, replayed=False)
 
 
-def extended(command: ExtendHold, *, was_placed: bool = False) -> Flow[ExtendedHold]:
+def extended(command: ExtendHold, *, was_placed: Callable[[], bool] = never) -> Flow[ExtendedHold]:
     """Extend a hold; say whether one that is not open was ever placed."""
     try:
         return (yield from settled(command))
     except HoldNotFoundError as error:
         fate = yield from fate_of(command.quota, command.hold_id)
-        if not (fate.was_placed or was_placed):
+        if not (fate.was_placed or was_placed()):
             raise
         raise HoldClosedError(
             f"hold {command.hold_id} was captured, released or has expired"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
@@ -113,6 +114,7 @@ class RecentCommands:
         self._prune_at = 0.0
         self._may_prune = deque([True])  # who takes it out prunes
         self._dropped: dict[tuple[QuotaName, str], bool] = {}
+        self._taken: list[Kept] = []
         self.is_behind = False
         self._is_marked = False
 
@@ -139,7 +141,10 @@ class RecentCommands:
         old that its id may have been forgotten. When nothing is left, ``is_behind`` ends.
         """
         self._is_marked = False
-        found = [self._kept.popleft() for _ in range(len(self._kept))]
+        found = []
+        with suppress(IndexError):  # another thread may let go of something old meanwhile
+            for _ in range(len(self._kept)):
+                found.append(self._kept.popleft())
         here: list[Kept] = []
         others: list[Kept] = []
         for kept in found:
@@ -149,7 +154,7 @@ class RecentCommands:
         self._kept.extendleft(reversed(here))
         last = max((kept.at for kept in others), default=0.0)
         since = max(last - self._keep_seconds, now - self._age_max)
-        lost = [kept for kept in others if kept.at >= since]
+        lost = self._taken = [kept for kept in others if kept.at >= since]
         if not lost:
             self.is_behind = False
             if self._is_marked:
@@ -167,14 +172,21 @@ class RecentCommands:
         if len(self._dropped) > DROPPED_MAX:
             self._dropped.pop(next(iter(self._dropped)), None)
 
-    def has_dropped(self, quota: QuotaName, hold_id: str) -> bool:
-        """Return whether a hold was answered once and could not be placed again."""
-        return (quota, hold_id) in self._dropped
+    def knows_hold(self, quota: QuotaName, hold_id: str) -> bool:
+        """Return whether a hold was answered lately, whatever became of it in a new epoch."""
+        if (quota, hold_id) in self._dropped:
+            return True
+        return any(
+            isinstance(kept.command, PlaceHold)
+            and (kept.command.quota, kept.command.hold_id) == (quota, hold_id)
+            for kept in (*self._taken, *self._kept.copy())
+        )
 
     def forget(self) -> None:
         """Forget everything."""
         self._kept.clear()
         self._dropped.clear()
+        self._taken = []
         self._may_prune = deque([True])
         self.is_behind = self._is_marked = False
 

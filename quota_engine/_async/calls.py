@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from quota_engine import flows
@@ -263,10 +263,12 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
 
     def _was_placed(
         self, hold: HoldArgument, command: CaptureHold | ReleaseHold | ExtendHold
-    ) -> bool:
-        """Return whether a hold is shown to have been placed: it was answered, here or there."""
+    ) -> Callable[[], bool]:
+        """Return what tells whether a hold was placed, should both stores have lost it."""
         recent = self._transport.resending.recent
-        return not isinstance(hold, str) or recent.has_dropped(command.quota, command.hold_id)
+        return lambda: (
+            not isinstance(hold, str) or recent.knows_hold(command.quota, command.hold_id)
+        )
 
     def _hold(
         self, hold: HoldArgument, account: str | None, quota_type: str | None

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -109,7 +110,11 @@ class AsyncTransport:
             await self._reopen()
 
     async def close(self) -> None:
-        """Close the connections to Redis."""
+        """Close the connections to Redis; before that, send again what must be."""
+        if self._redis is not None and self.resending.recent.is_behind:
+            deadline = time.monotonic() + self._settings.call_timeout_seconds
+            with suppress(QuotaError):
+                await self.resending.catch_up(deadline)
         if self._redis is not None:
             await self._redis.aclose()
             await self._redis.connection_pool.disconnect()

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis import exceptions as redis_errors
 
-from quota_engine.commands import PlaceHold
+from quota_engine.commands import PlaceHold, ReadBalance
 from quota_engine.commands.replies import FencedError, error_from
 from quota_engine.errors import EngineUnavailableError, QuotaError
+from quota_engine.flows import settled
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.resending import SURVIVED, Kept, Outcome, RecentCommands, Resent, sent_again
 from quota_engine.waiting import Turn, forgotten_at_fork
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("quota_engine.client")
 
-#: How long one call may send again, or wait for another that does, before it goes on.
-PATIENCE_SECONDS = 1.0
+#: Of the time that a call has left it may send again, or wait for another that does, so much.
+PATIENCE = 0.5
 #: Commands in one round trip.
 BATCH = 100
 #: The pause after an attempt that could not send everything; it doubles up to the longest.
@@ -34,7 +35,7 @@ class Resending:
     """
     What one client remembers, and its sending again: by calls, before they do their own work.
 
-    Each call gives it at most ``PATIENCE_SECONDS``; what is left then, the next call goes on with.
+    Each call gives it at most half of its time; what is left then, the next call goes on with.
     """
 
     def __init__(self, transport: Transport, recent: RecentCommands) -> None:
@@ -54,7 +55,7 @@ class Resending:
     def catch_up(self, deadline: float) -> None:
         """Send again what must be, as far as there is time; wait for another who does."""
         now = time.monotonic()
-        until = min(deadline, now + PATIENCE_SECONDS)
+        until = now + PATIENCE * (deadline - now)
         if now < self._retry_at or not self._turn.take(until - now):
             return
         before = self.resent
@@ -81,13 +82,14 @@ class Resending:
         waiting = self.recent.take(time.monotonic(), life, epoch_of)
         stuck: list[Kept] = []
         try:
+            self._load(waiting, until)
             while waiting and time.monotonic() < until:
                 blocked = {kept.command.quota for kept in stuck}
                 batch = [kept for kept in waiting[:BATCH] if kept.command.quota not in blocked]
                 failed = self._send_batch(batch, life, epoch_of, until)
                 stuck += [kept for kept in waiting[:BATCH] if kept not in batch or kept in failed]
                 waiting = waiting[BATCH:]
-        except (redis_errors.RedisError, OSError, FencedError):
+        except (redis_errors.RedisError, OSError, FencedError, EngineUnavailableError):
             return False
         finally:
             self.recent.put_back([*stuck, *waiting])
@@ -103,8 +105,8 @@ class Resending:
         """
         Send some in one round trip; return those that must wait.
 
-        What is not answered as wished (its quota must be loaded first, its hold is gone) is sent
-        once more, each by itself and in order: nothing had happened.
+        What is not answered as wished (its hold is gone, it is denied) is sent once more, each by
+        itself and in order: nothing had happened.
         """
         replies = self._transport.send_many([kept.command for kept in batch])
         for reply in replies:
@@ -129,6 +131,19 @@ class Resending:
                 epoch = epoch_of(kept.command.quota)
                 self.recent.keep(time.monotonic(), life, epoch, kept.command)
         return stuck
+
+    def _load(self, waiting: Sequence[Kept], until: float) -> None:
+        """Load the quotas of what waits: what meets an unloaded one is sent one by one."""
+        for quota in dict.fromkeys(kept.command.quota for kept in waiting):
+            if time.monotonic() >= until:
+                return
+            read = ReadBalance(quota=quota, with_grants=False)
+            try:
+                self._transport.drive_again(settled(read), until)
+            except EngineUnavailableError:
+                return
+            except QuotaError as error:  # its own commands will say so
+                log.debug("%s: %s", quota, error)
 
     def _send_one(self, kept: Kept, until: float) -> Outcome | None:
         """Send one by itself; return None when it must wait."""

@@ -168,11 +168,10 @@ def check(
         strange = [row.kind for row in found if not _is_engines_own(row)]
         if strange:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
-    # what was lost and sent again came later than its answer; a release's tells no version
+    # what was lost and sent again came later than its answer, perhaps as the version it was told
     moved = {id(call) for call in verdict.restored}
     if may_lose is not None:
-        told = by_key.values()
-        moved |= {id(call) for call in told if call.version is None and may_lose.has(call)}
+        moved |= {id(call) for call in by_key.values() if may_lose.has(call)}
     verdict.wrong.extend(_wrong_order(by_key, entries, moved))
     verdict.wrong.extend(_wrong_replay(by_key, entries))
     verdict.wrong.extend(_wrong_refunds(entries))

@@ -110,9 +110,9 @@ def test_what_awaits_being_sent_is_not_pruned_by_newer_answers() -> None:
 def test_a_child_and_a_closed_engine_forget() -> None:
     recent = remembering(100.0)
     recent.drop(PlaceHold(quota=NAME, hold_id="h", amount=1, ttl_ms=1))
-    assert recent.has_dropped(NAME, "h")
+    assert recent.knows_hold(NAME, "h")
     recent.forget()
-    assert (len(recent), recent.is_behind, recent.has_dropped(NAME, "h")) == (0, False, False)
+    assert (len(recent), recent.is_behind, recent.knows_hold(NAME, "h")) == (0, False, False)
 
 
 def test_every_command_that_a_caller_is_answered_for_is_sent_again() -> None:
