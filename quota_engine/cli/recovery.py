@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 app = command_group("Open the shards again after Redis was restarted, wiped or replaced.")
 
 RECOVERIES_SHOWN = 5
-RECOVERY_COLUMNS = ("opened_at", "epoch", "reason", "entries", "gaps", "lost", "accepted_by")
+RECOVERY_COLUMNS = (
+    *("opened_at", "last_entry_at", "epoch", "reason"),
+    *("entries", "appended", "quarantined", "dropped", "accepted_by"),
+)
 COLUMNS = ("shard", "epoch", "cursor", "incarnation", "opened_at", "stopped")
 
 
@@ -42,7 +45,9 @@ def status(as_json: JsonFlag = False) -> None:
     """
     Show each shard's epoch, the Redis that it was opened for, and why it may be stopped.
 
-    Before that: how far a recovery is that runs now, and what the last ones found.
+    Before that: how far a recovery is that runs now, and what the last ones found: entries read,
+    entries that only Redis had (appended, quarantined), quotas dropped because the ledger had
+    them otherwise, and, line by line, what is in no store any more.
 
     Example: quota-engine recovery status
     """
@@ -62,6 +67,8 @@ def status(as_json: JsonFlag = False) -> None:
     if recoveries:
         print_rows(recoveries, RECOVERY_COLUMNS, as_json=False)
         typer.echo("")
+        for line in (line for recovery in recoveries for line in missing_lines(recovery)):
+            typer.echo(line)
     print_rows(shards, COLUMNS, as_json=False)
 
 
@@ -102,6 +109,14 @@ def run(
     with reached_deployment() as deployment:
         deployment.recover(adopt=adopt, accept_gaps=accepted)
         print_rows(_shards(deployment), COLUMNS, as_json=as_json)
+
+
+def missing_lines(recovery: Mapping[str, Any]) -> list[str]:
+    """Return what one recovery did not find, and which quotas were frozen for it, in words."""
+    words = [*recovery["losses"], *recovery["gaps"]]
+    if recovery["lost"]:
+        words.append(f"frozen, because entries of theirs are lost: {', '.join(recovery['lost'])}")
+    return [f"epoch {recovery['epoch']}: {one}" for one in words]
 
 
 def _shards(deployment: Deployment) -> list[dict[str, object]]:

@@ -19,6 +19,7 @@ of it happens on one connection: when that is lost, the recovery is over.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -26,17 +27,21 @@ import redis
 from sqlalchemy import Connection
 
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.events import GENESIS, Event, EventId, UnknownFormatError
+from quota_engine.events import Event, EventId, UnknownFormatError
 from quota_engine.ids import new_id
+from quota_engine.instants import from_ms
 from quota_engine.jobs import gate_server
 from quota_engine.jobs.gate_progress import Progress
 from quota_engine.jobs.gate_rules import (
     ServerState,
+    accepted_gap,
     check_admissible,
     check_ours,
     check_unclaimed,
     deployment_text,
+    may_stay,
     next_epochs,
+    what_is_missing,
     why_to_recover,
 )
 from quota_engine.jobs.pinned import PinnedConnection, undecoded
@@ -47,7 +52,6 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger, epochs
 from quota_engine.ledger.appending import append
 from quota_engine.ledger.epochs import Recorded
-from quota_engine.ledger.history import QuotaHead
 from quota_engine.ledger.incoming import judge
 from quota_engine.outbox import Outbox
 from quota_engine.settings import Settings
@@ -59,8 +63,6 @@ SHARDS_MAX = 100
 #: Messages that are absorbed at once.
 PAGE = 2_000
 LOCK_WAIT_S = 30.0
-#: How the persister's word about missing entries begins.
-GAP = "gap"
 REWRITE_WAIT_S = 60.0
 
 
@@ -115,13 +117,13 @@ def ensure_open(
         recorded = _read_recorded(ledger) or _begin_deployment(ledger, connection, settings)
         server = gate_server.read_server(connection, recorded.deployment.shards)
         check_ours(recorded, server)
-        if why_to_recover(recorded, server) or _has_accepted_gap(policy, recorded):
+        if why_to_recover(recorded, server) or accepted_gap(policy.accepted_by, recorded):
             with undecoded(client) as reader, ledger.transaction() as sql:
                 recovery = Recovery(connection, reader, sql, policy)
                 opened = recovery.run()
             gate_server.load_missing_scripts(connection, opened.incarnation)
             if recovery.epochs:
-                recovery.progress.end(gaps=[str(gap) for gap in recovery.gaps])
+                recovery.progress.end(gaps=[*map(str, recovery.gaps)], losses=recovery.losses)
                 if on_recovered is not None and recorded.was_opened:
                     on_recovered(opened)
             return opened
@@ -129,18 +131,6 @@ def ensure_open(
             log.info("loading %d scripts: a new release, or a flush", len(server.missing_scripts))
             gate_server.load_missing_scripts(connection, server.incarnation)
         return _opened(recorded)
-
-
-def _has_accepted_gap(policy: Policy, recorded: Recorded) -> str:
-    """Return why a gap that somebody accepts must be recovered from; empty when there is none."""
-    if not policy.accepted_by:
-        return ""
-    gaps = [
-        f"shard {row.shard}: {row.stopped}"
-        for row in recorded.shards
-        if (row.stopped or "").startswith(GAP)
-    ]
-    return f"{policy.accepted_by}: {'; '.join(gaps)}" if gaps else ""
 
 
 def _read_recorded(ledger: Ledger) -> Recorded | None:
@@ -202,6 +192,10 @@ class Recovery:
         self.gaps: list[Gap] = []
         #: Quotas that are frozen because entries of theirs are lost.
         self.lost: list[str] = []
+        #: Shards that came back older than the ledger, and since when nothing is known.
+        self.losses: list[str] = []
+        self.newest_ms: list[int] = []
+        self.counts = Counter[str]()
         self.reason = ""
 
     def run(self) -> Opened:
@@ -215,6 +209,7 @@ class Recovery:
         log.log(level, "opening epochs %s: %s", sorted(set(self.epochs.values())), reason)
         entries = gate_server.outbox_lengths(self.connection, self.recorded.deployment.shards)
         self.progress.begin(reason, entries)
+        self.look_for_losses()
         self.rewrite_aof()
         self.place_markers(reason)
         self.progress.step("reading the outboxes")
@@ -234,7 +229,7 @@ class Recovery:
         self.recorded = epochs.lock_recorded(self.sql, round(self.policy.lock_wait_seconds * 1000))
         self.server = gate_server.read_server(self.connection, self.recorded.deployment.shards)
         reason = why_to_recover(self.recorded, self.server)
-        return reason or _has_accepted_gap(self.policy, self.recorded)
+        return reason or accepted_gap(self.policy.accepted_by, self.recorded)
 
     def check(self) -> None:
         """Refuse a server that is not meant, or that may lose what it is given."""
@@ -253,6 +248,15 @@ class Recovery:
         fatal = [f"{finding.message}; {finding.fix}" for finding in found if finding.is_fatal]
         if fatal:
             raise EngineUnavailableError("this Redis cannot be used: " + ". ".join(fatal))
+
+    def look_for_losses(self) -> None:
+        """Note from where on entries are missing, and when the newest one was made."""
+        self.losses = what_is_missing(self.recorded, self.server)
+        for words in self.losses:
+            log.error("%s", words)
+        shards = self.recorded.shards
+        self.newest_ms = gate_server.newest_entries(self.connection, len(shards))
+        self.newest_ms += [row.entry_at_ms for row in shards if row.entry_at_ms is not None]
 
     def rewrite_aof(self) -> None:
         """Rid the append-only file of half a transaction, where there may be one of ours."""
@@ -325,6 +329,8 @@ class Recovery:
                 f"shard {shard} holds entries of a newer release, which must recover it: {error}"
             ) from error
         appended = append(self.sql, shard, judged)
+        self.counts["appended"] += appended.recorded
+        self.counts["quarantined"] += appended.quarantined
         log.info("shard %d: %s", shard, appended)
         for quota, reason in appended.frozen.items():
             log.error("shard %d: %s is frozen: %s", shard, quota, reason)
@@ -358,7 +364,7 @@ class Recovery:
             differing, frozen = [], {}
             for place, (version, chain) in zip(page, found, strict=True):
                 head = heads.get(QuotaName.parse(place[1]))
-                if not _may_stay(head, place[0], version, chain):
+                if not may_stay(head, place[0], version, chain):
                     differing.append(place)
                 elif head is not None and head.frozen:
                     frozen[place] = head.frozen
@@ -366,6 +372,7 @@ class Recovery:
             gate_server.mark_frozen(self.connection, frozen)
             dropped += len(differing)
             kept += len(page) - len(differing)
+        self.counts["dropped"] = dropped
         log.info("%d quotas stay loaded, %d were dropped", kept, dropped)
 
     def open_epochs(self) -> None:
@@ -384,15 +391,10 @@ class Recovery:
                 entries=self.progress.entries_read,
                 gaps=[str(gap) for gap in self.gaps],
                 lost=self.lost,
+                losses=self.losses,
+                appended=self.counts["appended"],
+                quarantined=self.counts["quarantined"],
+                dropped=self.counts["dropped"],
+                last_entry_at=from_ms(max(self.newest_ms)) if self.newest_ms else None,
             )
             epochs.record_recovery(self.sql, told)
-
-
-def _may_stay(head: QuotaHead | None, shard: int, version: str | None, chain: str | None) -> bool:
-    """Return whether a loaded quota is as the ledger has it, or is frozen and not behind it."""
-    if head is None:
-        return version == "0" and chain == GENESIS
-    if head.shard != shard or version is None or not version.isdecimal():
-        return False
-    is_equal = int(version) == head.version and chain == head.chain
-    return is_equal or (bool(head.frozen) and int(version) >= head.version)

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.events import EventId
+from quota_engine.events import GENESIS, EventId
+from quota_engine.instants import from_ms
 from quota_engine.ledger.epochs import Recorded
+from quota_engine.ledger.history import QuotaHead
+from quota_engine.ledger.shards import ShardState
 
+#: How the persister's word about missing entries begins.
+GAP = "gap"
 ADOPT = "`quota-engine recovery run --adopt`"
 
 
@@ -73,6 +78,66 @@ def why_to_recover(recorded: Recorded, server: ServerState) -> str:
         if found.top < row.cursor:
             return f"shard {row.shard}: the outbox ends at {found.top}, before {row.cursor}"
     return ""
+
+
+def what_is_missing(recorded: Recorded, server: ServerState) -> list[str]:
+    """
+    Return, of each shard whose outbox is gone or older than the ledger, what nobody has any more.
+
+    Which operations those were only their callers know; named is from where on they are missing.
+    """
+    told = (
+        _missing_after(row, found)
+        for row, found in zip(recorded.shards, server.shards, strict=True)
+        if row.epoch
+    )
+    return [words for words in told if words]
+
+
+def _missing_after(row: ShardState, found: ShardOnServer) -> str:
+    if found.top is None:
+        how = "the outbox was gone"
+    elif found.top < row.cursor:
+        how = f"the outbox ended at {found.top}: an older copy, or of a replica that lagged behind"
+    elif found.top < row.seen:
+        return (
+            f"shard {row.shard}: the outbox ended at {found.top}, and had been seen up to"
+            f" {row.seen}: the {row.seen.n - found.top.n} entries in between are lost, and"
+            " anything written after them"
+        )
+    else:
+        return ""
+    since = row.opened_at
+    if row.cursor.n and row.entry_at_ms is not None:
+        since = from_ms(row.entry_at_ms)
+    seen = row.seen.n - row.cursor.n
+    return (
+        f"shard {row.shard}: {how}; the ledger has all up to {row.cursor}"
+        f"{f', of {since:%Y-%m-%d %H:%M:%S.%f %Z}' if since else ''}. Anything written after that"
+        " is lost" + (f", among it {seen} entries up to {row.seen}" if seen > 0 else "")
+    )
+
+
+def accepted_gap(accepted_by: str, recorded: Recorded) -> str:
+    """Return why a gap that somebody accepts must be recovered from; empty when there is none."""
+    if not accepted_by:
+        return ""
+    gaps = [
+        f"shard {row.shard}: {row.stopped}"
+        for row in recorded.shards
+        if (row.stopped or "").startswith(GAP)
+    ]
+    return f"{accepted_by}: {'; '.join(gaps)}" if gaps else ""
+
+
+def may_stay(head: QuotaHead | None, shard: int, version: str | None, chain: str | None) -> bool:
+    """Return whether a loaded quota is as the ledger has it, or is frozen and not behind it."""
+    if head is None:
+        return version == "0" and chain == GENESIS
+    if head.shard != shard or version is None or not version.isdecimal():
+        return False
+    is_equal = int(version) == head.version and chain == head.chain
+    return is_equal or (bool(head.frozen) and int(version) >= head.version)
 
 
 def check_ours(recorded: Recorded, server: ServerState) -> None:

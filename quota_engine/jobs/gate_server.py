@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import redis
 
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.events import EventId
+from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError, parse_entry
 from quota_engine.jobs.gate_rules import ServerState, ShardOnServer
 from quota_engine.jobs.pinned import PinnedConnection, Reply, checked, pairs, text_of
 from quota_engine.jobs.server_check import incarnation_of, parse_info
@@ -22,6 +23,8 @@ from quota_engine.scripts import load_scripts
 
 POLL_S = 0.01
 SCAN_PAGE = 1_000
+#: Markers without an entry between them, after so many recoveries of an idle shard.
+MARKERS_PASSED = 20
 
 
 def read_server(connection: PinnedConnection, shards: int) -> ServerState:
@@ -195,6 +198,22 @@ def open_epochs(connection: PinnedConnection, epochs: Mapping[int, int]) -> None
 
 def _overtaken() -> EngineUnavailableError:
     return EngineUnavailableError("another recovery has begun a newer epoch; try again")
+
+
+def newest_entries(connection: PinnedConnection, shards: int) -> list[int]:
+    """Return when each outbox's newest entry was made, in ms; one without entries has none."""
+    outboxes = [ShardKeys(shard).outbox for shard in range(shards)]
+    commands = [("XREVRANGE", outbox, "+", "-", "COUNT", MARKERS_PASSED) for outbox in outboxes]
+    made = (_made_ms(reply) for reply in connection.execute_all(commands))
+    return [at_ms for at_ms in made if at_ms is not None]
+
+
+def _made_ms(page: Reply) -> int | None:
+    for _, fields in checked(page):
+        if len(fields) == 4:
+            with suppress(UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
+                return parse_entry(fields[1].decode()).at_ms
+    return None
 
 
 def outbox_lengths(connection: PinnedConnection, shards: int) -> int:

@@ -20,7 +20,7 @@ from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError, parse_entry
 from quota_engine.jobs import gate_rules, gate_server
 from quota_engine.jobs.freshness import DutyHealth, duties_health
-from quota_engine.jobs.gate import GAP
+from quota_engine.jobs.gate_rules import GAP
 from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.jobs.server_check import check_server, read_info
 from quota_engine.ledger import Ledger, duties, epochs, listing
@@ -34,6 +34,9 @@ CLOCK_DIFFERENCE_MAX_SECONDS = 60.0
 #: Above this share of maxmemory, new holds will be refused soon.
 MEMORY_SHARE_MAX = 0.8
 FROZEN_SHOWN = 5
+#: What a recovery did not find is told so long.
+RECOVERY_TOLD_FOR = timedelta(days=1)
+RECOVERIES_LOOKED_AT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +250,27 @@ def _examine_gate(health: Health, client: redis.Redis, ledger: Ledger) -> None:
         message, _, fix = str(error).partition(": ")
         health.note("gate", message, fix or "see that both URLs are meant")
         return
+    _examine_recoveries(health, ledger)
     reason = gate_rules.why_to_recover(recorded, server)
     health.facts["gate"] = f"to be recovered: {reason}" if reason else "open"
     if reason and recorded.was_opened:
         fix = "the next call recovers it; no need to do anything"
         health.note("gate", f"this Redis must be recovered first: {reason}", fix, is_fatal=False)
+
+
+def _examine_recoveries(health: Health, ledger: Ledger) -> None:
+    with ledger.transaction() as sql:
+        recoveries = epochs.read_recoveries(sql, RECOVERIES_LOOKED_AT)
+    for told in recoveries:
+        losses: Any = told["losses"]
+        gaps: Any = told["gaps"]
+        opened_at: Any = told["opened_at"]
+        missing = [*losses, *gaps]
+        if missing and datetime.now(UTC) - opened_at < RECOVERY_TOLD_FOR:
+            rest = f", and {len(missing) - 1} more shards" if len(missing) > 1 else ""
+            message = f"the recovery of {opened_at:%Y-%m-%d %H:%M:%S %Z} found {missing[0]}{rest}"
+            fix = "`quota-engine recovery status` tells all; callers may repeat what they know of"
+            health.note("lost", message, fix, is_fatal=False)
 
 
 def _examine_shards(

@@ -202,7 +202,12 @@ def _persist_page(
             *(shard, state.cursor, page.noted),
         )
     if scan.cursor != state.cursor or scan.stopped != state.stopped:
-        move_cursor(connection, shard, scan.cursor, scan.stopped)
+        at_ms = [one.entry.at_ms for one in scan.batch if one.entry is not None]
+        move_cursor(
+            *(connection, shard, scan.cursor, scan.stopped),
+            seen=page.last_id or scan.cursor,
+            entry_at_ms=at_ms[-1] if at_ms else None,
+        )
     status: Status = "persisted" if scan.cursor != state.cursor else "empty"
     return PersistOutcome(
         shard=shard,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 
 import psycopg
 from sqlalchemy import Connection, exc, insert, select, text
@@ -55,6 +56,15 @@ class RecoveryTold:
     gaps: Sequence[str]
     #: Quotas that were frozen because entries of theirs are in neither store.
     lost: Sequence[str]
+    #: Of each shard that came back older than the ledger: from where on nothing is known.
+    losses: Sequence[str]
+    #: Entries that only the outboxes had, and what became of them.
+    appended: int
+    quarantined: int
+    #: Loaded quotas that were not as the ledger has them.
+    dropped: int
+    #: When the newest entry of either store was made, by Redis' clock.
+    last_entry_at: datetime | None
 
 
 RECORDED = "recorded"
@@ -125,7 +135,8 @@ RETURNING q.account, q.quota_type
 _OPENED = text("""
 UPDATE shards SET
     epoch = :epoch, cursor_epoch = :epoch, cursor_n = 0, incarnation = :incarnation,
-    opened_at = clock_timestamp(), stopped = NULL, last_drain_at = clock_timestamp()
+    opened_at = clock_timestamp(), stopped = NULL, last_drain_at = clock_timestamp(),
+    seen_epoch = :epoch, seen_n = 0
 WHERE shard = :shard
 """)
 

@@ -16,6 +16,8 @@ from sqlalchemy.dialects.postgresql import insert
 from quota_engine.events import EventId
 from quota_engine.ledger import tables
 
+NOTHING_SEEN = EventId(0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
@@ -40,6 +42,10 @@ class ShardState:
     #: Why the last attempt to persist could not go on.
     stopped: str | None
     last_drain_at: datetime | None
+    #: The outbox's end as the persister saw it last.
+    seen: EventId = NOTHING_SEEN
+    #: When the entry that was recorded last was made, by Redis' clock.
+    entry_at_ms: int | None = None
     #: Everything up to this id was committed before ``trim_mark_at``.
     trim_mark: EventId
     trim_mark_at: datetime | None
@@ -97,8 +103,22 @@ def lock_shard(connection: Connection, shard: int, wait_ms: int | None) -> Shard
     return None if row is None else _state(row)
 
 
-def move_cursor(connection: Connection, shard: int, cursor: EventId, stopped: str | None) -> None:
-    """Record how far the shard's outbox is persisted, and why it went no further."""
+def move_cursor(
+    connection: Connection,
+    shard: int,
+    cursor: EventId,
+    stopped: str | None,
+    *,
+    seen: EventId,
+    entry_at_ms: int | None,
+) -> None:
+    """
+    Record how far the shard's outbox is persisted, and why it went no further.
+
+    ``seen``: the outbox's end now; ``entry_at_ms``: when its newest recorded entry was made, None
+    where no more was recorded.
+    """
+    at_ms = tables.shards.c.entry_at_ms if entry_at_ms is None else entry_at_ms
     connection.execute(
         update(tables.shards)
         .where(tables.shards.c.shard == shard)
@@ -106,6 +126,9 @@ def move_cursor(connection: Connection, shard: int, cursor: EventId, stopped: st
             cursor_epoch=cursor.epoch,
             cursor_n=cursor.n,
             stopped=stopped,
+            seen_epoch=seen.epoch,
+            seen_n=seen.n,
+            entry_at_ms=at_ms,
             last_drain_at=text("clock_timestamp()"),
         )
     )
@@ -138,6 +161,8 @@ def _state(row: Row[tuple[object, ...]]) -> ShardState:
         opened_at=row.opened_at,
         stopped=row.stopped,
         last_drain_at=row.last_drain_at,
+        seen=EventId(row.seen_epoch, row.seen_n),
+        entry_at_ms=row.entry_at_ms,
         trim_mark=EventId(row.trim_mark_epoch, row.trim_mark_n),
         trim_mark_at=row.trim_mark_at,
     )

@@ -83,6 +83,11 @@ shards = Table(
     Column("opened_at", _instant()),
     Column("stopped", Text),
     Column("last_drain_at", _instant()),
+    #: The outbox's end as the persister saw it last, and the time of the last entry that it
+    #: recorded, by Redis' clock: what a Redis that comes back without them has lost.
+    Column("seen_epoch", BigInteger, nullable=False, server_default=text("0")),
+    Column("seen_n", BigInteger, nullable=False, server_default=text("0")),
+    Column("entry_at_ms", BigInteger),
     Column("trim_mark_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("trim_mark_n", BigInteger, nullable=False, server_default=text("0")),
     Column("trim_mark_at", _instant()),
@@ -367,7 +372,10 @@ duties = Table(
 
 #: One row per recovery of Redis, first starts left out. ``gaps``: entries that were in no store
 #: any more, in words; ``lost``: the quotas that were frozen for it; ``accepted_by``: who said that
-#: it may go on without them, and why.
+#: it may go on without them, and why. ``losses``: shards that came back older than the ledger, and
+#: from where on nothing is known. ``appended``, ``quarantined``: entries that only the outboxes
+#: had; ``dropped``: loaded quotas that were not as the ledger has them; ``last_entry_at``: when
+#: the newest entry of either store was made, by Redis' clock.
 recoveries = Table(
     "recoveries",
     metadata,
@@ -380,4 +388,9 @@ recoveries = Table(
     Column("entries", BigInteger, nullable=False),
     Column("gaps", JSON, nullable=False),
     Column("lost", JSON, nullable=False),
+    Column("losses", JSON, nullable=False, server_default="[]"),
+    Column("appended", BigInteger, nullable=False, server_default=text("0")),
+    Column("quarantined", BigInteger, nullable=False, server_default=text("0")),
+    Column("dropped", BigInteger, nullable=False, server_default=text("0")),
+    Column("last_entry_at", _instant()),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from quota_engine.jobs.gate_rules import (
     check_admissible,
     check_unclaimed,
     next_epochs,
+    what_is_missing,
     why_to_recover,
 )
 from quota_engine.jobs.server_check import findings_in
@@ -159,3 +161,43 @@ def test_versions_are_judged_by_the_server_s_own_number() -> None:
     assert found.code == "too_old"
     (found,) = findings_in({**GOOD, "aof_enabled": "0"}, is_durable_elsewhere=True)
     assert not found.is_fatal
+
+
+def missing(top: EventId | None, **recorded: Any) -> list[str]:
+    """What is missing of a server whose outbox ends there."""
+    row = replace(ROW, opened_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), **recorded)
+    server = replace(SERVER, shards=(replace(SHARD, top=top),))
+    return what_is_missing(replace(RECORDED, shards=(row,)), server)
+
+
+def test_an_outbox_that_goes_on_where_the_ledger_is_misses_nothing_known() -> None:
+    assert missing(EventId(3, 20)) == missing(EventId(3, 25)) == missing(EventId(4, 1)) == []
+    assert missing(EventId(3, 25), seen=EventId(3, 25)) == []
+    assert missing(None, epoch=0) == [], "a first start has nothing to miss"
+
+
+def test_a_wiped_server_misses_what_came_after_the_ledger() -> None:
+    [said] = missing(None, entry_at_ms=1_767_323_046_789, seen=EventId(3, 27))
+    assert said == (
+        "shard 0: the outbox was gone; the ledger has all up to 3-20, of"
+        " 2026-01-02 03:04:06.789000 UTC. Anything written after that is lost, among it 7 entries"
+        " up to 3-27"
+    )
+
+
+def test_an_older_copy_misses_what_came_after_the_ledger() -> None:
+    [said] = missing(EventId(2, 500), entry_at_ms=1_767_323_046_789)
+    assert "ended at 2-500: an older copy" in said
+    assert said.endswith(
+        "up to 3-20, of 2026-01-02 03:04:06.789000 UTC. Anything written after that is lost"
+    )
+
+
+def test_what_was_seen_and_is_not_there_is_counted() -> None:
+    [said] = missing(EventId(3, 25), seen=EventId(3, 29))
+    assert "ended at 3-25, and had been seen up to 3-29: the 4 entries in between are lost" in said
+
+
+def test_where_nothing_was_persisted_of_an_epoch_its_opening_is_told() -> None:
+    [said] = missing(None, cursor=EventId(3, 0), entry_at_ms=1)
+    assert "up to 3-0, of 2026-01-02 03:04:05.000000 UTC" in said
