@@ -17,6 +17,7 @@ import pytest
 from quota_engine import EngineUnavailableError
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.faults.history import Window
+from tests.faults.named import check_named
 from tests.faults.world import ACCOUNTS, HOT, SHARDS, World
 from tests.faults.writers import QUOTA_TYPE, debit
 
@@ -40,7 +41,7 @@ def test_a_wiped_redis_writes_nothing_before_the_gate(world: World, gone: str) -
                 world.admin.delete(*(ShardKeys(shard).outbox for shard in range(SHARDS)))
         until = time.monotonic()
         writers.wait_for(150)
-    world.check(writers=[writers], may_lose=Window(since, until))
+    check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
     assert world.epochs() == [epoch + 1 for epoch in before]
     for shard, epoch in enumerate(world.epochs()):
         ((first, _),) = world.admin.xrange(ShardKeys(shard).outbox, count=1)
@@ -67,7 +68,7 @@ def test_a_lost_file_is_adopted_and_filled_from_the_ledger(world: World) -> None
             world.engine.deployment.recover()
         world.engine.deployment.recover(adopt=True)
         writers.wait_for(100)
-    world.check(writers=[writers], may_lose=Window(since, until))
+    check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
 
 
 @pytest.mark.row(
@@ -112,7 +113,7 @@ def test_an_old_backup_gives_no_spent_quota_back(world: World, tmp_path: Path) -
         shutil.copytree(tmp_path / "backup", world.data)
         world.server.start()
         writers.wait_for(150)
-    world.check(writers=[writers], may_lose=Window(since, until))
+    check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
 
 
 @pytest.mark.row(

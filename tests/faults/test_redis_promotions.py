@@ -20,6 +20,7 @@ import redis
 from quota_engine.embedded import ValkeyServer
 from tests.faults.conftest import MakeWorld
 from tests.faults.history import Window
+from tests.faults.named import check_named
 from tests.faults.world import World
 from tests.proxy import Proxy
 from tests.servers import TestServers
@@ -121,7 +122,7 @@ def test_a_lagging_replica_gives_nothing_back(pair: Pair) -> None:
         until = time.monotonic()
         pair.promote(pair.replica)
         writers.wait_for(80)
-    world.check(writers=[writers], may_lose=Window(since, until))
+    check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
 
 
 @pytest.mark.row(
