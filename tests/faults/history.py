@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol
 Outcome = Literal["unknown", "done", "refused", "cancelled"]
 
 #: Kinds of entries that no client asks for.
-ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired"})
+ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired", "quota.repaired"})
 #: So end the ids of grants that a refund makes of what has no grant to go back to.
 REGRANTED = (":rest", ":grace")
 ENDS_OF_HOLDS = frozenset({"capture_part", "capture_hold", "release_hold"})
