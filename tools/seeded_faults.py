@@ -15,6 +15,7 @@ RELEASE = "tests/lua/test_release_hold.py"
 STOPS, POWER = "tests/integration/test_persist_stops.py", "tests/faults/test_redis_power.py"
 DROP, THAW = "tests/lua/test_snapshot_and_drop.py", "tests/integration/test_thaw.py"
 RECONCILE = "tests/integration/test_reconcile.py"
+PRESSURE, LOST = "tests/lua/test_backpressure.py", "tests/integration/test_lost_commits.py"
 PERSIST, TRIM = "tests/integration/test_persist.py", "tests/integration/test_trim.py"
 
 
@@ -30,6 +31,34 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "persisted entries that are kept press",
+        "lua/lib/quotas.lua",
+        "if length - persisted < limit then",
+        "if length < limit and persisted then",
+        (PRESSURE,),
+    ),
+    Mutant(
+        "a charge for what was used is refused under pressure",
+        "lua/debit_used.lua",
+        "refused = quotas.bring_up(state, due_max)",
+        "refused = quotas.pressed(state, 3) or quotas.bring_up(state, due_max)",
+        (PRESSURE,),
+    ),
+    Mutant(
+        "a ledger that lost commits is not noticed",
+        "lua/note_persisted.lua",
+        'redis.call("HSET", versions_key, "@cursor", cursor)',
+        'redis.call("EXISTS", versions_key)',
+        (PRESSURE,),
+    ),
+    Mutant(
+        "quotas whose last entries are lost go on",
+        "quota_engine/jobs/gate.py",
+        "        self.freeze_lost()\n",
+        "",
+        (LOST,),
+    ),
     Mutant(
         "a thaw does not ask which operations the ledger has",
         "quota_engine/jobs/thaw_rules.py",
