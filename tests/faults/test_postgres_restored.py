@@ -69,6 +69,7 @@ def test_lost_commits_are_fed_again(
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     34,
     injection="the same, and the outboxes have let go of what the ledger lost",
