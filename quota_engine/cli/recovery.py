@@ -67,8 +67,8 @@ def status(as_json: JsonFlag = False) -> None:
     if recoveries:
         print_rows(recoveries, RECOVERY_COLUMNS, as_json=False)
         typer.echo("")
-        for line in (line for recovery in recoveries for line in missing_lines(recovery)):
-            typer.echo(line)
+        if lines := [line for recovery in recoveries for line in missing_lines(recovery)]:
+            typer.echo("\n".join([*lines, ""]))
     print_rows(shards, COLUMNS, as_json=False)
 
 

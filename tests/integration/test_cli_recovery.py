@@ -47,3 +47,24 @@ def test_an_empty_server_is_adopted_on_request(
     [recovery] = told["recoveries"]
     assert recovery["reason"] == told["progress"]["reason"]
     assert (recovery["epoch"], recovery["gaps"], recovery["accepted_by"]) == (2, [], None)
+
+
+def test_what_a_recovery_did_not_find_is_told_in_words(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUOTA_ENGINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("QUOTA_ENGINE_DATABASE_URL", database_url)
+    with QuotaEngine.open(redis_url, database_url, shards=1) as engine:
+        engine.issue_grant("user:1", "text_token", 100)
+        engine.drain()
+        engine.debit("user:1", "text_token", 7)
+        engine.deployment.client.flushall()
+        assert engine.read_balance("user:1", "text_token").balance == 100
+    shown = CliRunner().invoke(app, ["recovery", "status"]).output
+    assert "epoch 2: shard 0: the outbox was gone; the ledger has all up to 1-1, of 20" in shown
+    [recovery] = json.loads(CliRunner().invoke(app, ["recovery", "status", "--json"]).output)[
+        "recoveries"
+    ]
+    [loss] = recovery["losses"]
+    assert loss.endswith("UTC. Anything written after that is lost")
+    assert recovery["last_entry_at"][:16] == loss.partition(", of ")[2][:16].replace(" ", "T")

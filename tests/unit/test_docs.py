@@ -28,6 +28,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglo
 
 LINK = re.compile(r'\[([^\]]*)\]\(([^)\s]+)(?:\s+"([^"]*)")?\)')
 CODE = re.compile(r"```.*?^```|``.+?``|`[^`]+`", re.DOTALL | re.MULTILINE)
+FENCED = re.compile(r"^ *```sh\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:\./run|quota-engine|make)(?: [^\n]*)?")
 RUN_ITSELF = {"test", "check"}
 
@@ -130,6 +131,35 @@ def _check_cli(words: list[str]) -> None:
     known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
     options = {word.strip("[]").partition("=")[0] for word in rest if word.lstrip("[")[:2] == "--"}
     assert options <= known, f"{noun} has no option {options - known}"
+
+
+def blocks_of(page: Path) -> Iterator[str]:
+    """Every command line of this program in the fenced blocks of a page."""
+    for block in FENCED.findall(page.read_text(encoding="utf-8")):
+        for line in block.splitlines():
+            said = line.strip().partition("  #")[0].rstrip()
+            if said.startswith("quota-engine "):
+                yield said
+
+
+@pytest.mark.parametrize("said", sorted(set(blocks_of(ROOT / "docs/operations.md"))))
+def test_a_command_of_a_runbook_is_understood(said: str) -> None:
+    _, noun, *rest = shlex.split(said)
+    module, _, attribute = Commands.entries[noun].target.partition(":")
+    command = get_command(getattr(import_module(module), attribute))
+    if verbs := getattr(command, "commands", {}):
+        verb, *rest = rest
+        command = verbs[verb]
+    command.make_context(noun, rest)  # raises what click would say to the operator
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [("recovery run --adpot", "No such option"), ("quarantine show", "Missing")],
+)
+def test_a_command_that_is_wrong_is_not_understood(said: str, answer: str) -> None:
+    with pytest.raises(Exception, match=answer):
+        test_a_command_of_a_runbook_is_understood(f"quota-engine {said}")
 
 
 def test_every_setting_that_a_page_names_exists() -> None:
