@@ -92,21 +92,21 @@ MUTANTS = (
         "lua/lib/operations.lua",
         'redis.call("HSET", key, unpack(state.answers))',
         'redis.call("EXISTS", key)',
-        (SHARED,),
+        (SHARED + "::test_a_repeat_gets_the_first_answer_and_has_no_effect",),
     ),
     Mutant(
         "no fingerprint",
         "lua/lib/operations.lua",
         "if reply[2] ~= fingerprint then",
         "if not reply[2] then",
-        (SHARED,),
+        (SHARED + "::test_a_repeat_with_other_arguments_conflicts",),
     ),
     Mutant(
         "a repeat is answered with an error",
         "lua/lib/operations.lua",
         "if reply[2] ~= fingerprint then",
         "if reply[2] then",
-        (SHARED,),
+        (SHARED + "::test_a_repeat_gets_the_first_answer_and_has_no_effect",),
     ),
     Mutant(
         "a conflicting entry is left out (ON CONFLICT DO NOTHING)",
@@ -115,28 +115,28 @@ MUTANTS = (
         "        misfit = self._misfit(log, incoming)\n"
         "        if incoming.entry is not None and incoming.entry.version <= log.version:\n"
         "            return\n",
-        (PERSIST,),
+        (PERSIST + "::test_a_quota_whose_entry_does_not_fit_is_frozen_and_the_others_go_on",),
     ),
     Mutant(
         "trim before commit",
         "quota_engine/jobs/trim.py",
         "    until = min(until, cursor)\n",
         "    until = page.last_id or cursor\n",
-        (TRIM,),
+        (TRIM + "::test_what_is_not_persisted_stays",),
     ),
     Mutant(
         "hydration without the version check",
         "lua/hydrate_quota.lua",
         "elseif fence[2] and fence[2] ~= version then",
         "elseif fence[2] and not version then",
-        (HYDRATE,),
+        (HYDRATE + "::test_a_stale_reading_of_the_ledger_is_refused",),
     ),
     Mutant(
         "holds are not counted in admission",
         "lua/lib/quotas.lua",
         "return math.min(state.remaining - uncovered",
         "return math.min(state.remaining + state.held - uncovered",
-        (PLACE,),
+        (PLACE + "::test_a_hold_is_placed_once_and_denied_above_spendable",),
     ),
     Mutant(
         "a late capture is refused",
@@ -146,7 +146,7 @@ MUTANTS = (
         "if is_late then\n"
         '  return redis.error_reply("HOLD_CLOSED " .. hold_id)\n'
         "end\n",
-        (CAPTURE,),
+        (CAPTURE + "::test_a_hold_that_is_no_longer_open_is_charged_late_once",),
     ),
     Mutant(
         "tostring on amounts",
@@ -160,21 +160,24 @@ MUTANTS = (
         "lua/place_hold.lua",
         'return { "DENIED"',
         'redis.call("HSET", quota_key, "held", "1")\n  return { "DENIED"',
-        (PLACE,),
+        (PLACE + "::test_a_hold_is_placed_once_and_denied_above_spendable",),
     ),
     Mutant(
         "an expired grant can still be spent",
         "lua/lib/due.lua",
         'local lost = burn_down.finish(state, grant, "e")',
         "local lost = 0",
-        (PLACE,),
+        (PLACE + "::test_an_expired_grant_pays_nothing",),
     ),
     Mutant(
         "a capture returns to the wrong grant",
         "lua/lib/settlement.lua",
         "local grant, units = grants.get(state, allocations[place]), allocations[place + 1]",
         "local grant, units = grants.get(state, allocations[1]), allocations[place + 1]",
-        (CAPTURE, RELEASE),
+        (
+            CAPTURE + "::test_a_capture_gives_back_what_was_taken_last",
+            RELEASE + "::test_units_return_to_the_grants_they_came_from",
+        ),
     ),
     Mutant(
         "a poison entry is skipped",
@@ -182,42 +185,42 @@ MUTANTS = (
         "            assert misfit is not None\n"
         "            self._quarantined.append((incoming, misfit))\n",
         "            assert misfit is not None\n",
-        (PERSIST,),
+        (PERSIST + "::test_a_quota_whose_entry_does_not_fit_is_frozen_and_the_others_go_on",),
     ),
     Mutant(
         "no epoch check in a script",
         "lua/lib/quotas.lua",
         "if fence[1] ~= epoch then",
         "if not fence[1] then",
-        (SHARED,),
+        (SHARED + "::test_an_older_epoch_is_fenced",),
     ),
     Mutant(
         "a key of another type fails after a write",
         "lua/lib/quotas.lua",
         'redis.call("ZCARD", state.keys.changes)',
         "local _ = state.keys.changes",
-        (SHARED,),
+        (SHARED + "::test_a_key_of_another_type_is_met_before_any_write",),
     ),
     Mutant(
         "the newest operation is forgotten with the oldest",
         "lua/lib/operations.lua",
         "if state.server_now % state.horizon < BOUNDARY_MS then",
         "if state.server_now % state.horizon < 0 * BOUNDARY_MS then",
-        (SHARED,),
+        (SHARED + "::test_a_memory_that_is_about_to_end_does_not_take_the_newest_with_it",),
     ),
     Mutant(
         "a grant that is used up is still there",
         "lua/lib/grants.lua",
         'return grant.state ~= "p" and grant.remaining == 0',
         'return grant.state == "v" and grant.remaining == 0',
-        ("tests/lua/test_void_grant.py",),
+        ("tests/lua/test_void_grant.py::test_a_grant_used_up_in_the_same_instant_is_gone",),
     ),
     Mutant(
         "an operation id comes twice",
         "lua/lib/settlement.lua",
         "if not lost[grant_id] then",
         "if lost then",
-        (CAPTURE,),
+        (CAPTURE + "::test_what_an_ended_grant_gave_in_two_portions_ends_as_one_entry",),
     ),
     Mutant(
         "more is done in one step than in two",

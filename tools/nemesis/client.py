@@ -109,19 +109,19 @@ class Client:
     def _turn(self, id_: str, chance: random.Random) -> None:
         account = chance.choice(self._orders.accounts)
         amount, what = chance.randint(1, 9), chance.random()
-        if what < 0.36:
+        if what < 0.38:
             charge = debit(account, id_, amount)
             if self._ask(charge, chance) == "done":
                 self._charges.append(charge[0])
-        elif what < 0.84:
-            self._hold(account, id_, amount, chance)
-        elif what < 0.87:
-            self._ask(issue_grant(account, id_, 9 * amount, priority=FIRST), chance)
-        elif what < 0.89:
-            self._grant_and_void(account, id_, amount, chance)
         elif what < 0.92:
+            self._hold(account, id_, amount, chance)
+        elif what < 0.935:  # from here on PostgreSQL is asked, too, which takes its time
+            self._ask(issue_grant(account, id_, 9 * amount, priority=FIRST), chance)
+        elif what < 0.942:
+            self._grant_and_void(account, id_, amount, chance)
+        elif what < 0.952:
             self._refund(id_, chance)
-        elif what < 0.94:
+        elif what < 0.958:
             self._cancel_beforehand(debit(account, id_, amount))
         else:
             self._repeat(chance)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 #: The first fault comes when the clients are at work.
 FIRST_SECONDS = 2.0
-GAP_SECONDS = (0.5, 3.5)
+GAP_SECONDS = (0.5, 5.0)
 #: The last fault has ended so long before the clients stop, at least.
 LAST_SECONDS = 1.0
 
