@@ -132,6 +132,13 @@ MUTANTS = (
         (HYDRATE + "::test_a_stale_reading_of_the_ledger_is_refused",),
     ),
     Mutant(
+        "a quota of an older life is taken as it is",
+        "lua/lib/quotas.lua",
+        "if not stored[1] or (fence[2] and fence[2] ~= stored[1]) then",
+        "if not stored[1] then",
+        (SHARED + "::test_a_quota_of_an_older_life_is_not_loaded",),
+    ),
+    Mutant(
         "holds are not counted in admission",
         "lua/lib/quotas.lua",
         "return math.min(state.remaining - uncovered",

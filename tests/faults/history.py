@@ -159,7 +159,8 @@ def check(
             verdict.wrong.append(f"{call}: the hold is there and this was refused: {call.error}")
         if key in never and (call.outcome == "done" or key in rows):
             verdict.wrong.append(f"{call} was cancelled, and is {call.outcome}")
-        if call.outcome == "cancelled" and key not in never:
+        is_forgotten = call.outcome == "cancelled" and key not in never
+        if is_forgotten and (may_lose is None or not may_lose.has(call)):
             verdict.wrong.append(f"{call} was cancelled, and that is lost")
         _count(verdict, call)
         found = rows.pop(key, [])

@@ -164,6 +164,7 @@ class Arena:
             chronicle=str(self.folder / f"{name}.calls"),
             accounts=ACCOUNTS,
             settings=SETTINGS,
+            is_forgetful=self.appendfsync != "always",
         )
         return ClientProcess(orders, self.folder / "clients.log")
 

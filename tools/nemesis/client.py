@@ -29,6 +29,7 @@ from quota_engine import (
     HoldClosedError,
     InvalidAmountError,
     OperationCancelledError,
+    OperationNotFoundError,
     QuotaEngine,
 )
 from tests.faults.history import Call
@@ -74,6 +75,8 @@ class Orders:
     chronicle: str
     accounts: tuple[str, ...]
     settings: dict[str, Any]
+    #: The server may lose what it answered: a repeat may happen anew, a charge be unknown.
+    is_forgetful: bool = False
 
     def text(self) -> str:
         """Return the process's argument."""
@@ -121,7 +124,7 @@ class Client:
             self._grant_and_void(account, id_, amount, chance)
         elif what < 0.952:
             self._refund(id_, chance)
-        elif what < 0.958:
+        elif what < 0.958 and not self._orders.is_forgetful:
             self._cancel_beforehand(debit(account, id_, amount))
         else:
             self._repeat(chance)
@@ -177,7 +180,7 @@ class Client:
 
     def _repeat(self, chance: random.Random) -> None:
         """Ask again for what was answered: the same answer must come, and nothing happen."""
-        if not self._answered:
+        if not self._answered or self._orders.is_forgetful:
             return
         (call, method), first = chance.choice(self._answered)
         if call.ended < time.monotonic() - REPEAT_SECONDS:
@@ -209,6 +212,10 @@ class Client:
                 else:
                     time.sleep(RETRY_SECONDS)
             except (*REFUSALS, *ALSO_REFUSED) as error:
+                self._refused(call, error)
+            except OperationNotFoundError as error:
+                if not self._orders.is_forgetful:
+                    raise
                 self._refused(call, error)
             else:
                 note_answer(call, answer)
