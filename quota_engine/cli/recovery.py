@@ -47,7 +47,7 @@ def status(as_json: JsonFlag = False) -> None:
 
     Before that: how far a recovery is that runs now, and what the last ones found: entries read,
     entries that only Redis had (appended, quarantined), quotas dropped because the ledger had
-    them otherwise, and, line by line, what is in no store any more.
+    them otherwise, and, line by line, what was in no store any more (of the last that has any).
 
     Example: quota-engine recovery status
     """
@@ -67,8 +67,13 @@ def status(as_json: JsonFlag = False) -> None:
     if recoveries:
         print_rows(recoveries, RECOVERY_COLUMNS, as_json=False)
         typer.echo("")
-        if lines := [line for recovery in recoveries for line in missing_lines(recovery)]:
-            typer.echo("\n".join([*lines, ""]))
+        told = [lines for recovery in recoveries if (lines := missing_lines(recovery))]
+        for line in told[0] if told else []:
+            typer.echo(line)
+        if len(told) > 1:
+            typer.echo(f"{len(told) - 1} recoveries before it lacked entries, too: see --json")
+        if told:
+            typer.echo("")
     print_rows(shards, COLUMNS, as_json=False)
 
 

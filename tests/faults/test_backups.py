@@ -86,7 +86,8 @@ class Backups:
 
 @pytest.fixture
 def backups(make_world: MakeWorld, postgres: PostgresServer, tmp_path: Path) -> Backups:
-    return Backups(make_world(database=postgres.url), postgres, tmp_path)
+    world = make_world(database=postgres.url, resend_seconds=0)  # its clients end before a restore
+    return Backups(world, postgres, tmp_path)
 
 
 @pytest.mark.row(

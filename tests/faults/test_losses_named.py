@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from tests.faults.conftest import MakeWorld
 from tests.faults.history import Window
 from tests.faults.named import check_named, last_recovery, operator
 from tests.faults.world import HOT, World
@@ -21,10 +22,13 @@ from tests.faults.writers import QUOTA_TYPE, capture, debit, place_hold
 
 @pytest.mark.row(
     9,
-    injection="the same, with open holds, persisted ones and one that is not",
+    injection="the same, with open holds, and clients that remember nothing",
     outcome="persisted holds go on; `recovery status` and `doctor` name from where on all is lost",
 )
-def test_a_wipe_keeps_the_persisted_holds_and_names_what_is_missing(world: World) -> None:
+def test_a_wipe_keeps_the_persisted_holds_and_names_what_is_missing(
+    make_world: MakeWorld,
+) -> None:
+    world = make_world(resend_seconds=0)  # clients that remember nothing
     for account in HOT:
         world.ask(place_hold(account, f"kept-{account}", 50))
     world.drain()

@@ -54,7 +54,7 @@ def test_what_a_recovery_did_not_find_is_told_in_words(
 ) -> None:
     monkeypatch.setenv("QUOTA_ENGINE_REDIS_URL", redis_url)
     monkeypatch.setenv("QUOTA_ENGINE_DATABASE_URL", database_url)
-    with QuotaEngine.open(redis_url, database_url, shards=1) as engine:
+    with QuotaEngine.open(redis_url, database_url, shards=1, resend_seconds=0) as engine:
         engine.issue_grant("user:1", "text_token", 100)
         engine.drain()
         engine.debit("user:1", "text_token", 7)
