@@ -91,6 +91,10 @@ class Backing(Protocol):
     def price_store(self) -> PriceStore: ...
     @property
     def sale_store(self) -> SaleStore: ...
+    @property
+    def deployment_id(self) -> str:
+        """Whose Redis and ledger these are; known without Redis, and remembered."""
+
     def reopen(self, seen: Opened | None) -> Opened:
         """Return an open deployment; ask the gate unless that differs already from ``seen``."""
 

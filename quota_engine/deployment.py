@@ -113,6 +113,11 @@ class Deployment:
         """The open deployment; asks the gate the first time."""
         return self._opening.current or self.reopen(None)
 
+    @property
+    def deployment_id(self) -> str:
+        """Whose Redis and ledger these are: asked of the ledger, which knows it without Redis."""
+        return self.ledger.deployment_id
+
     def reopen(self, seen: object) -> Opened:
         """
         Return an open deployment; ask the gate unless another thread just has.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -10,17 +11,23 @@ from types import TracebackType
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from quota_engine._async.calls import AsyncCalls
+from quota_engine._async.spooling import AsyncSpooling
 from quota_engine._async.transport import AsyncTransport, Clock
 from quota_engine._sync.calls import Calls
+from quota_engine._sync.spooling import Spooling
 from quota_engine._sync.transport import Transport
 from quota_engine.deployment import Deployment
 from quota_engine.errors import InvalidArgumentError
+from quota_engine.jobs.respool import replay_no_more, replay_soon
 from quota_engine.metering import AsyncMeteredBlock, MeteredBlock, decorating, metered_block
 from quota_engine.metering.decorator import F
 from quota_engine.prices.catalog import Model
 from quota_engine.settings import Settings
+
+log = logging.getLogger("quota_engine.spool")
 
 #: Models whose longest output one client remembers, and how long: as long as prices.
 LIMITS_MAX, LIMIT_AGE_SECONDS = 2_000, 60.0
@@ -42,10 +49,12 @@ def read_settings(redis_url: str | None, database_url: str | None, **others: Any
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         )
         raise InvalidArgumentError(f"settings: {problems}") from None
+    except SettingsError as error:  # a setting of the environment is no JSON
+        raise InvalidArgumentError(f"settings: {error}") from None
 
 
-class _Metering:
-    """Metering on both flavours of the engine."""
+class _Shared:
+    """What both flavours of the engine have: metering, and a spool that is replayed."""
 
     deployment: Deployment
     _renewing: Calls | None = None
@@ -82,15 +91,30 @@ class _Metering:
         return self.deployment.settings.hold_ttl_seconds
 
     def for_renewals(self) -> Calls:
-        """Return sync calls for the thread that renews holds."""
+        """Return sync calls for the thread that renews holds and replays the spool."""
         if self._renewing is None:
             settings = self.deployment.settings
             transport = Transport(self.deployment.redis_url, self.deployment, settings, None)
             self._renewing = Calls(transport, self.deployment, settings)
+            self._tend(self._renewing._spooling, transport)
         return self._renewing
 
+    def _tend(
+        self, spooling: Spooling | AsyncSpooling, transport: Transport | AsyncTransport
+    ) -> None:
+        """Have what waits in the spool replayed: when something is noted, when Redis is back."""
 
-class QuotaEngine(_Metering, Calls):
+        def replay_what_waits() -> None:
+            if spooling.spool.exists():
+                replay_soon(self)
+
+        spooling.on_noted = transport.reach.on_return = replay_what_waits
+        if complaint := spooling.spool.complaint():
+            log.warning("while Redis is away, charges could not be spooled: %s", complaint)
+        replay_what_waits()
+
+
+class QuotaEngine(_Shared, Calls):
     """
     The engine for threads: see ``Calls`` for what it does, ``open`` for how to get one.
 
@@ -124,7 +148,8 @@ class QuotaEngine(_Metering, Calls):
         deployment = Deployment(read_settings(redis_url, database_url, home=home, **settings))
         try:
             engine = cls(deployment, clock=clock)
-            engine._transport.connect()
+            engine._transport.begin()
+            engine._tend(engine._spooling, engine._transport)
         except BaseException:
             deployment.close()
             raise
@@ -144,12 +169,14 @@ class QuotaEngine(_Metering, Calls):
         return self._keep_limit(provider, model, self.catalog.find_model(provider, model))
 
     def for_renewals(self) -> Calls:
-        """Return sync calls for the thread that renews holds: these."""
+        """Return sync calls for the thread that renews holds and replays the spool: these."""
         return self
 
     def close(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
+        replay_no_more(self)
         self._transport.close()
+        self._spooling.close()
         self.deployment.close()
 
     def __enter__(self) -> QuotaEngine:
@@ -164,7 +191,7 @@ class QuotaEngine(_Metering, Calls):
         self.close()
 
 
-class AsyncQuotaEngine(_Metering, AsyncCalls):
+class AsyncQuotaEngine(_Shared, AsyncCalls):
     """
     The engine for asyncio: the same methods, awaited.
 
@@ -207,9 +234,12 @@ class AsyncQuotaEngine(_Metering, AsyncCalls):
 
     async def aclose(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
+        replay_no_more(self)
         await self._transport.close()
+        self._spooling.close()
         if self._renewing is not None:
             await asyncio.to_thread(self._renewing._transport.close)
+            self._renewing._spooling.close()
         await asyncio.to_thread(self.deployment.close)
 
     async def close(self) -> None:
@@ -260,7 +290,8 @@ class AsyncOpening:
         deployment = await asyncio.to_thread(Deployment, settings)
         try:
             engine = self._kind(deployment, clock=self._clock)
-            await engine._transport.connect()
+            await engine._transport.begin()
+            await asyncio.to_thread(engine._tend, engine._spooling, engine._transport)
         except BaseException:
             deployment.close()
             raise

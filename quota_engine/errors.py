@@ -19,6 +19,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
   x BackpressureError         too much waits to be persisted; new holds are refused for a while
   x EngineUnavailableError    Redis, PostgreSQL or the shard cannot answer now
+    x RedisAwayError          Redis cannot be reached at all
   x EngineFault               a bug or an incompatible deployment; page someone
 
 Refusals carry their numbers as attributes. An unknown answer is a fault, never a yes.
@@ -169,6 +170,14 @@ class BackpressureError(QuotaError):
 
 class EngineUnavailableError(QuotaError):
     """Redis, PostgreSQL or the shard cannot answer now. The message says what to do."""
+
+
+class RedisAwayError(EngineUnavailableError):
+    """
+    Redis cannot be reached, or is loading its data: nothing of it answers.
+
+    Not raised when Redis answers and refuses, nor when only PostgreSQL or the gate is missing.
+    """
 
 
 class EngineFault(QuotaError):

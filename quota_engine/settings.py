@@ -6,6 +6,7 @@ Each field says its unit, what it means and why its default is what it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quota_engine.ids import checked_quota_type
+from quota_engine.keys import QuotaName
+from quota_engine.offline import Allowance, OfflineRule, Policy, offline_allowance
 
 BUILT_IN_QUOTA_TYPES = ("text_token", "image", "audio", "video", "credit")
 
@@ -192,6 +195,29 @@ class Settings(BaseSettings):
         description="Age up to which prices may be used while PostgreSQL does not answer.",
     )
 
+    spool_folder: Path | None = Field(
+        None,
+        description="Folder of the files in which charges wait while Redis is away, one per "
+        "deployment: on a local disk, shared by the processes of a machine; unset: `spool` in the "
+        "home.",
+    )
+    offline_policy: Policy = Field(
+        "closed",
+        description="What is admitted while Redis is away: nothing (`closed`), since nobody knows "
+        "then what is left, or holds and debits up to the allowance (`open`).",
+    )
+    offline_allowance: Allowance = Field(
+        0,
+        description="Units of each quota that one machine admits while Redis is away and the "
+        'policy is open; or by quota type, as JSON: `{"text_token": 20000}`.',
+    )
+    offline_rules: Mapping[str, OfflineRule] = Field(
+        {},
+        description="Other policies for some accounts, as JSON: "
+        '`{"acme": {"policy": "open", "allowance": 500}, "user:*": {"policy": "closed"}}`. '
+        "`acme` means those below it, too; the longest name that fits wins.",
+    )
+
     @field_validator("quota_types", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -203,6 +229,22 @@ class Settings(BaseSettings):
     @classmethod
     def _legal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(checked_quota_type(name) for name in value)
+
+    @property
+    def spool_place(self) -> Path:
+        """The folder of the spools."""
+        return (self.spool_folder or self.home / "spool").expanduser()
+
+    def offline_allowance_of(self, quota: QuotaName) -> int:
+        """Return how many units of a quota may be admitted while Redis is away; 0: none."""
+        default = OfflineRule(policy=self.offline_policy, allowance=self.offline_allowance)
+        return offline_allowance(self.offline_rules, default, quota)
+
+    @property
+    def may_admit_offline(self) -> bool:
+        """Whether any account may be admitted while Redis is away."""
+        rules = [rule.policy for rule in self.offline_rules.values()]
+        return "open" in (self.offline_policy, *rules)
 
     @property
     def horizon_ms(self) -> int:

@@ -30,13 +30,14 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> Iterator[None]:
+def _no_settings_from_outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the tests off the developer's own servers and settings."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("QUOTA_ENGINE_")]:
             if not name.startswith("QUOTA_ENGINE_TEST_"):
                 patch.delenv(name)
         patch.setenv("QUOTA_ENGINE_HOME", "/nonexistent/quota-engine-test-without-a-home")
+        patch.setenv("QUOTA_ENGINE_SPOOL_FOLDER", str(tmp_path_factory.mktemp("spools")))
         yield
 
 

@@ -36,7 +36,7 @@ def table() -> Iterator[str]:
 
 
 def _default(value: Any) -> str:
-    if value is None or value == ():
+    if value is None or value in ((), {}):
         return "–"
     if isinstance(value, float):
         return f"{value:g}" if value < 100_000 else f"{value:.0f}"

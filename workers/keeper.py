@@ -21,6 +21,7 @@ from quota_engine.deployment import Deployment
 from quota_engine.errors import QuotaError
 from quota_engine.jobs.draining import Drainer
 from quota_engine.jobs.lookout import Look, Lookout
+from quota_engine.jobs.respool import SpoolDuty
 from quota_engine.jobs.schedule import DUTIES, Duty, Scheduler
 from quota_engine.workers.queue import (
     enqueue_drain,
@@ -43,6 +44,7 @@ OWN_SLICE_SECONDS = 3.0
 STEADY_SECONDS = 60.0
 RESTART_PAUSE_MAX_SECONDS = 30.0
 STOP_SECONDS = 8.0
+SPOOL_SECONDS = 5.0
 #: Duties that take long have a thread of their own.
 LONG_DUTIES = {"unload", "reconcile"}
 
@@ -119,6 +121,7 @@ class Keeper:
         self._threads = [
             threading.Thread(target=self._do_duties, args=(lane,), daemon=True) for lane in lanes
         ]
+        self._threads.append(threading.Thread(target=self._replay_spool, daemon=True))
 
     def run(self) -> bool:
         """
@@ -202,6 +205,14 @@ class Keeper:
                 self._try(f"the duty {duty.name}", partial(scheduler.run_if_due, duty))
             self._stopping.wait(LOOK_SECONDS)
         scheduler.close()
+
+    def _replay_spool(self) -> None:
+        """Replay what processes of this machine have spooled and did not live to replay."""
+        duty = SpoolDuty(self._deployment)
+        while not self._stopping.is_set():
+            self._try("the spool", duty.run)
+            self._stopping.wait(SPOOL_SECONDS)
+        duty.close()
 
     def _try(self, what: str, act: Callable[[], object]) -> None:
         """Do something; its failure is logged once, and it is tried again at its next turn."""

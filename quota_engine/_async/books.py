@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from quota_engine._async.calling import AsyncCalling
+from quota_engine._async.replaying import AsyncReplayer
 from quota_engine.arguments import checked_text
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.recorded import RecordedCall, checked_usage_query
+from quota_engine.spool import Spool
+from quota_engine.spooled import SpoolReplay
 from quota_engine.waiting import in_thread
 
 
@@ -75,6 +78,20 @@ class AsyncBooks(AsyncCalling):
         told = checked_text(actor, name="actor") or "reconcile"
         await self._transport.connect()
         return await in_thread(self._backing.reconcile, repair=repair, actor=told)
+
+    @property
+    def spool(self) -> Spool:
+        """The deployment's spool on this machine: what waits in it, and since when."""
+        return self._spooling.spool
+
+    async def replay_spool(self) -> SpoolReplay:
+        """
+        Bring what waits in this machine's spool to Redis now, as the engine does by itself.
+
+        ``.replayed .refused .waiting .error``. Each operation has one effect, whoever replays it.
+        """
+        replayer = AsyncReplayer(self._spooling, self._transport, self._settings)
+        return await replayer.replay()
 
     async def run_schedule(self) -> dict[str, str]:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quota_engine._async.pricing import AsyncPricing
+from quota_engine._async.spooling import AsyncSpooling
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
@@ -20,6 +21,7 @@ class AsyncCalling(AsyncPricing):
         self._transport = transport
         self._backing = backing
         self._settings = settings
+        self._spooling = AsyncSpooling(transport, backing, settings)
 
     @property
     def resent(self) -> Resent:

@@ -84,7 +84,7 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
         Take units at once. Above spendable: ``QuotaInsufficientError``, and no effect.
 
         With ``already_used`` the call has happened: it is charged, whatever else is refused, and
-        what can't be paid is recorded as shortfall.
+        what can't be paid is recorded as shortfall. While Redis is away it is ``.spooled``.
         """
         details = {
             "usage": usage_counts(usage),
@@ -97,7 +97,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             amount=checked_amount(amount),
             details=details_text(details),
         )
-        return await self._transport.drive(flows.settled(command))
+        drive = self._spooling.settled if already_used else self._spooling.admitted
+        return await drive(command, flows.settled(command))
 
     async def place_hold(
         self,
@@ -112,7 +113,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
         """
         Set units aside for ``ttl`` seconds, or raise ``QuotaInsufficientError``.
 
-        The hold's id is the operation id.
+        The hold's id is the operation id. While Redis is away, ``EngineUnavailableError``, or a
+        hold within the account's offline allowance, marked ``.offline``.
         """
         seconds = self._settings.hold_ttl_seconds if ttl is None else ttl
         command = PlaceHold(
@@ -122,7 +124,7 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             ttl_ms=checked_ttl_ms(seconds),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return await self._transport.drive(flows.settled(command))
+        return await self._spooling.admitted(command, flows.settled(command))
 
     async def extend_hold(
         self,
@@ -149,9 +151,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             amount=0 if amount is None else checked_amount(amount),
             ttl_ms=0 if ttl is None else checked_ttl_ms(ttl),
         )
-        return await self._transport.drive(
-            flows.extended(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.extended(command, was_placed=self._was_placed(hold, command))
+        return await self._spooling.extended(command, flow, hold)
 
     async def capture_hold(
         self,
@@ -166,7 +167,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
     ) -> CapturedHold:
         """
         Charge what was used, 0 included. Never refused: above the hold it is charged as far as it
-        can be paid, after the hold has closed it is charged late, the rest is shortfall.
+        can be paid, after the hold has closed it is charged late, the rest is shortfall. While
+        Redis is away it is noted on this machine, and charged when Redis is back: ``.spooled``.
 
         ``final`` closes the hold, and the same amount again is replayed. A part (``final=False``)
         keeps the rest held; it is idempotent by ``operation_id``, so give one to retry it.
@@ -186,9 +188,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             is_final=bool(final),
             details=details_text({"usage": usage_counts(usage)}),
         )
-        return await self._transport.drive(
-            flows.captured(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.captured(command, was_placed=self._was_placed(hold, command))
+        return await self._spooling.settled(command, flow, hold)
 
     async def release_hold(
         self,
@@ -206,9 +207,8 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
         quota, hold_id = self._hold(hold, account, quota_type)
         details = details_text({"usage": usage_counts(usage)})
         command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
-        return await self._transport.drive(
-            flows.released(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.released(command, was_placed=self._was_placed(hold, command))
+        return await self._spooling.settled(command, flow, hold)
 
     async def record_usage(
         self,
@@ -229,7 +229,7 @@ class AsyncCalls(AsyncGranting, AsyncSelling, AsyncRerating, AsyncBooks):
             operation_id=self._id(operation_id, "op"),
             details=details_text(details),
         )
-        return await self._transport.drive(flows.settled(command))
+        return await self._spooling.settled(command, flows.settled(command))
 
     async def cancel(
         self,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from quota_engine._sync.pricing import Pricing
+from quota_engine._sync.spooling import Spooling
 from quota_engine._sync.transport import Transport
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
@@ -21,6 +22,7 @@ class Calling(Pricing):
         self._transport = transport
         self._backing = backing
         self._settings = settings
+        self._spooling = Spooling(transport, backing, settings)
 
     @property
     def resent(self) -> Resent:

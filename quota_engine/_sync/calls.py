@@ -85,7 +85,7 @@ class Calls(Granting, Selling, Rerating, Books):
         Take units at once. Above spendable: ``QuotaInsufficientError``, and no effect.
 
         With ``already_used`` the call has happened: it is charged, whatever else is refused, and
-        what can't be paid is recorded as shortfall.
+        what can't be paid is recorded as shortfall. While Redis is away it is ``.spooled``.
         """
         details = {
             "usage": usage_counts(usage),
@@ -98,7 +98,8 @@ class Calls(Granting, Selling, Rerating, Books):
             amount=checked_amount(amount),
             details=details_text(details),
         )
-        return self._transport.drive(flows.settled(command))
+        drive = self._spooling.settled if already_used else self._spooling.admitted
+        return drive(command, flows.settled(command))
 
     def place_hold(
         self,
@@ -113,7 +114,8 @@ class Calls(Granting, Selling, Rerating, Books):
         """
         Set units aside for ``ttl`` seconds, or raise ``QuotaInsufficientError``.
 
-        The hold's id is the operation id.
+        The hold's id is the operation id. While Redis is away, ``EngineUnavailableError``, or a
+        hold within the account's offline allowance, marked ``.offline``.
         """
         seconds = self._settings.hold_ttl_seconds if ttl is None else ttl
         command = PlaceHold(
@@ -123,7 +125,7 @@ class Calls(Granting, Selling, Rerating, Books):
             ttl_ms=checked_ttl_ms(seconds),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return self._transport.drive(flows.settled(command))
+        return self._spooling.admitted(command, flows.settled(command))
 
     def extend_hold(
         self,
@@ -150,9 +152,8 @@ class Calls(Granting, Selling, Rerating, Books):
             amount=0 if amount is None else checked_amount(amount),
             ttl_ms=0 if ttl is None else checked_ttl_ms(ttl),
         )
-        return self._transport.drive(
-            flows.extended(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.extended(command, was_placed=self._was_placed(hold, command))
+        return self._spooling.extended(command, flow, hold)
 
     def capture_hold(
         self,
@@ -167,7 +168,8 @@ class Calls(Granting, Selling, Rerating, Books):
     ) -> CapturedHold:
         """
         Charge what was used, 0 included. Never refused: above the hold it is charged as far as it
-        can be paid, after the hold has closed it is charged late, the rest is shortfall.
+        can be paid, after the hold has closed it is charged late, the rest is shortfall. While
+        Redis is away it is noted on this machine, and charged when Redis is back: ``.spooled``.
 
         ``final`` closes the hold, and the same amount again is replayed. A part (``final=False``)
         keeps the rest held; it is idempotent by ``operation_id``, so give one to retry it.
@@ -187,9 +189,8 @@ class Calls(Granting, Selling, Rerating, Books):
             is_final=bool(final),
             details=details_text({"usage": usage_counts(usage)}),
         )
-        return self._transport.drive(
-            flows.captured(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.captured(command, was_placed=self._was_placed(hold, command))
+        return self._spooling.settled(command, flow, hold)
 
     def release_hold(
         self,
@@ -207,9 +208,8 @@ class Calls(Granting, Selling, Rerating, Books):
         quota, hold_id = self._hold(hold, account, quota_type)
         details = details_text({"usage": usage_counts(usage)})
         command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
-        return self._transport.drive(
-            flows.released(command, was_placed=self._was_placed(hold, command))
-        )
+        flow = flows.released(command, was_placed=self._was_placed(hold, command))
+        return self._spooling.settled(command, flow, hold)
 
     def record_usage(
         self,
@@ -230,7 +230,7 @@ class Calls(Granting, Selling, Rerating, Books):
             operation_id=self._id(operation_id, "op"),
             details=details_text(details),
         )
-        return self._transport.drive(flows.settled(command))
+        return self._spooling.settled(command, flows.settled(command))
 
     def cancel(
         self,

@@ -66,6 +66,11 @@ class HoldBlock:
         return self.placed.hold_id
 
     @property
+    def offline(self) -> bool:
+        """Whether it was admitted while Redis was away."""
+        return self.placed.offline
+
+    @property
     def account(self) -> str:
         """Who spends."""
         return self.placed.account

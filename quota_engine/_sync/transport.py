@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from hiredis import pack_command
@@ -16,6 +16,7 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from quota_engine._sync.backlog import look_at_outbox
 from quota_engine._sync.resending import Resending
 from quota_engine.backing import Backing, Opened
 from quota_engine.commands import (
@@ -37,9 +38,15 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.base import Argument, Reply
 from quota_engine.commands.replies import FencedError, error_from
-from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
+from quota_engine.errors import (
+    EngineUnavailableError,
+    InvalidArgumentError,
+    QuotaError,
+    RedisAwayError,
+)
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.reach import POOL_EXHAUSTED, Reach
 from quota_engine.resending import QUESTIONS, RecentCommands
 from quota_engine.scripts import load_scripts
 from quota_engine.settings import Settings
@@ -47,7 +54,6 @@ from quota_engine.waiting import in_place
 
 T = TypeVar("T")
 
-log = logging.getLogger("quota_engine.client")
 
 Clock = Callable[[], datetime]
 
@@ -103,11 +109,22 @@ class Transport:
         recent = RecentCommands(seconds, settings.horizon_seconds / 2)
         self._recent = recent if seconds else None
         self.resending = Resending(self, recent)
+        self.reach = Reach()
 
     def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
         if self._opened is None:
             self._reopen()
+
+    def begin(self) -> None:
+        """Connect; where accounts may be admitted offline, do without a Redis that is away."""
+        try:
+            self.connect()
+        except RedisAwayError:
+            if not self._settings.may_admit_offline:
+                raise
+            in_place(getattr, self._backing, "deployment_id")  # raises if there is none
+            self.reach.is_away = True
 
     def close(self) -> None:
         """Close the connections to Redis; before that, send again what must be."""
@@ -179,20 +196,17 @@ class Transport:
 
     def _run(self, command: Command[T], deadline: float, is_again: bool) -> T:
         """Send one command until it is answered, and return what the answer means."""
-        sha = self._scripts[command.script].sha
-        pause = PAUSE_SECONDS
+        pause, reach = PAUSE_SECONDS, self.reach
+        away_deadline = reach.deadline(deadline)
         is_unknown = False
         recent = self._recent
         while True:
+            is_away = False
             if recent is not None and recent.is_behind and not is_again:
                 self.resending.catch_up(deadline)
             life = self._contexts
-            redis, context = self._context(command)
-            keys = command.keys(context.keys)
             try:
-                reply = self._exchange(
-                    redis, "EVALSHA", sha, len(keys), *keys, *command.argv(context)
-                )
+                redis, context, reply = self._send(command)
             except (
                 redis_errors.NoScriptError,
                 redis_errors.ReadOnlyError,
@@ -208,18 +222,21 @@ class Transport:
                         raise meaning from error
                 elif not may_pass(error, meaning, is_unknown=is_unknown):
                     raise meaning from error
-            except (redis_errors.RedisError, OSError) as error:
+            except (redis_errors.RedisError, RedisAwayError, OSError) as error:
                 failure, is_unknown = str(error) or type(error).__name__, True
+                is_away = failure != POOL_EXHAUSTED
             else:
                 now = time.monotonic()
                 if now >= self._look_at:
-                    self._look_at_outbox(redis, context.keys)
+                    self._look_at = now + LOOK_SECONDS
+                    ask = partial(self._exchange, redis)
+                    look_at_outbox(ask, context.keys, self._pressed, self._settings)
                 result = command.parse(reply)
                 if recent is not None and command.is_sent_again and not is_again:
                     self._remember(now, life, context, command, reply)
                 return result
-            if time.monotonic() + pause >= deadline:
-                raise self._too_late(failure)
+            if time.monotonic() + pause >= (away_deadline if is_away else deadline):
+                raise reach.away(failure) if is_away else self._too_late(failure)
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_MAX_SECONDS)
 
@@ -234,28 +251,25 @@ class Transport:
         if life is not self._contexts:  # the deployment was opened again meanwhile
             recent.mark()
 
-    def _look_at_outbox(self, redis: Redis, keys: ShardKeys) -> None:
-        """Warn when too much waits in the outbox of the call's shard, and when that is over."""
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        limit = self._settings.outbox_soft_limit
+    def _send(self, command: Command[Any]) -> tuple[Redis, Context, Any]:
+        """Send a command once (while Redis is away, one at a time); return the reply too."""
+        reach = self.reach
+        if reach.is_away and not reach.may_try():
+            raise redis_errors.ConnectionError("another call is trying to reach it")
         try:
-            waiting = int(self._exchange(redis, "XLEN", keys.outbox))
-            if waiting >= limit:
-                noted = self._exchange(redis, "HGET", keys.versions, "@persisted")
-                waiting -= int(noted or 0)
-        except (redis_errors.RedisError, OSError):
-            return
-        is_known = keys.shard in self._pressed
-        if waiting >= limit and not is_known:
-            self._pressed.add(keys.shard)
-            log.warning(
-                "shard %d: %d entries wait to be persisted, %d are many: is a worker running, and"
-                " does PostgreSQL answer? From %d on new holds, debits and grants are refused",
-                *(keys.shard, waiting, limit, self._settings.outbox_hard_limit),
-            )
-        elif waiting < limit and is_known:
-            self._pressed.discard(keys.shard)
-            log.warning("shard %d: %d entries wait to be persisted", keys.shard, waiting)
+            redis, context = self._context(command)
+            keys, sha = command.keys(context.keys), self._scripts[command.script].sha
+            words = ("EVALSHA", sha, len(keys), *keys, *command.argv(context))
+            reply = self._exchange(redis, *words)
+        except redis_errors.ResponseError:
+            reach.answered()
+            raise
+        finally:
+            if reach.is_away:
+                reach.let_go()
+        if reach.is_away:
+            reach.answered()
+        return redis, context, reply
 
     def _exchange(self, redis: Redis, *words: Argument) -> Any:
         """
@@ -299,8 +313,7 @@ class Transport:
 
     def opening(self) -> tuple[Opened | None, object]:
         """Return the deployment as it was last opened, and what names that opening."""
-        life = self._contexts
-        return self._opened, life
+        return self._opened, self._contexts
 
     def _too_late(self, failure: str) -> EngineUnavailableError:
         seconds = self._settings.call_timeout_seconds

@@ -52,6 +52,9 @@ class Commands(LazyGroup):
         "recovery": Entry(
             "quota_engine.cli.recovery:app", "See and run the opening of Redis after a loss."
         ),
+        "spool": Entry(
+            "quota_engine.cli.spool:app", "See and replay what waits since Redis was away."
+        ),
         "worker": Entry(
             "quota_engine.cli.worker:app", "Persist what waits; do what is due by the clock."
         ),

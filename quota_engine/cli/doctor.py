@@ -30,6 +30,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     from quota_engine.deployment import redis_client, server_urls
     from quota_engine.engine import read_settings
     from quota_engine.jobs.health import examine
+    from quota_engine.jobs.spool_health import examine_spool
     from quota_engine.ledger.migrate import upgrade
 
     settings = read_settings(None, None)
@@ -38,6 +39,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         upgrade(database_url)
     with redis_client(redis_url, settings) as client:
         health = examine(client, _place(redis_url), database_url, settings)
+    examine_spool(health, settings.spool_place)
     if as_json:
         print_json({"is_well": health.is_well, **dataclasses.asdict(health)})
     else:

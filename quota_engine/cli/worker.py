@@ -87,15 +87,20 @@ def print_line(deployment: Deployment, processes: int, *, as_json: bool) -> None
 
 
 def _do_once(deployment: Deployment, *, as_json: bool) -> None:
+    from quota_engine.jobs.respool import SpoolDuty
     from quota_engine.jobs.schedule import DUTIES, Scheduler
 
+    spool = SpoolDuty(deployment)
+    replayed = spool.run()
+    spool.close()
     persisted = deployment.drain()
     scheduler = Scheduler(deployment)
     outcomes = {duty.name: scheduler.run(duty) for duty in DUTIES}
     scheduler.close()
     persisted += deployment.drain()
     print_facts(
-        {"persisted": persisted} | {name: outcome.text for name, outcome in outcomes.items()},
+        {"persisted": persisted, "spool": f"{replayed.replayed if replayed else 0} replayed"}
+        | {name: outcome.text for name, outcome in outcomes.items()},
         as_json=as_json,
     )
     if not all(outcome.is_ok for outcome in outcomes.values()):

@@ -26,9 +26,12 @@ class PlacedHold:
     quota_type: str
     amount: int
     expires_at: datetime
-    balance: int
+    #: None: not known, Redis was away.
+    balance: int | None
     version: int
     replayed: bool = False
+    #: Redis was away: admitted by the offline allowance of this machine. ``version`` is 0.
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +43,8 @@ class ExtendedHold:
     quota_type: str
     amount: int
     expires_at: datetime
+    #: Admitted while Redis was away, as ``PlacedHold.offline``.
+    offline: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +63,13 @@ class CapturedHold:
     amount: int
     shortfall: int
     late: bool
-    balance: int
+    #: None: not known, the charge waits in the spool.
+    balance: int | None
     version: int
     allocations: tuple[Allocation, ...]
     replayed: bool = False
+    #: Redis was away: the charge waits in the spool of this machine. ``version`` is 0.
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +81,8 @@ class ReleasedHold:
     quota_type: str
     amount: int
     replayed: bool = False
+    #: Redis was away: the release waits in the spool of this machine; ``amount`` is 0 as yet.
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,12 +254,16 @@ class ReleaseHold(Command[ReleasedHold]):
         """A hold is released once: the operation takes its id from the hold."""
         return f"{self.hold_id}:release"
 
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what makes this release this release."""
+        return fingerprint("release_hold", self.hold_id)
+
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         return writing_keys(keys, self.quota)
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        print_ = fingerprint("release_hold", self.hold_id)
-        rest = (self.hold_id, self.operation_id, print_, self.details)
+        rest = (self.hold_id, self.operation_id, self.fingerprint, self.details)
         return writing_argv(context, self.quota) + rest
 
     def parse(self, reply: Reply) -> ReleasedHold:

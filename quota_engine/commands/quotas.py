@@ -40,10 +40,13 @@ class Debited:
     quota_type: str
     amount: int
     shortfall: int
-    balance: int
+    #: None: not known, the debit waits in the spool.
+    balance: int | None
     version: int
     allocations: tuple[Allocation, ...]
     replayed: bool = False
+    #: Redis was away: the debit waits in the spool of this machine. ``version`` is 0.
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +134,14 @@ class Debit(Command[Debited]):
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         return writing_keys(keys, self.quota)
 
-    def argv(self, context: Context) -> Sequence[Argument]:
-        rest = (self.operation_id, self.fingerprint, self.amount, self.details)
-        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
-
     @property
     def fingerprint(self) -> str:
         """The hash of what makes this debit this debit."""
         return fingerprint("debit", self.amount, self.already_used, self.details)
+
+    def argv(self, context: Context) -> Sequence[Argument]:
+        rest = (self.operation_id, self.fingerprint, self.amount, self.details)
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
 
     def parse(self, reply: Reply) -> Debited:
         match reply:

@@ -22,6 +22,8 @@ class RecordedUsage:
     quota_type: str
     version: int
     replayed: bool = False
+    #: Redis was away: the record waits in the spool of this machine. ``version`` is 0.
+    spooled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +40,14 @@ class RecordUsage(Command[RecordedUsage]):
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         return writing_keys(keys, self.quota)
 
+    @property
+    def fingerprint(self) -> str:
+        """The hash of what makes this record this record."""
+        return fingerprint("record_usage", self.details)
+
     def argv(self, context: Context) -> Sequence[Argument]:
-        print_ = fingerprint("record_usage", self.details)
-        return (*writing_argv(context, self.quota), self.operation_id, print_, self.details)
+        rest = (self.operation_id, self.fingerprint, self.details)
+        return (*writing_argv(context, self.quota), *rest)
 
     def parse(self, reply: Reply) -> RecordedUsage:
         match reply:

@@ -84,6 +84,8 @@ class Health:
     #: What was counted beside shards and duties, by the name of its measure.
     numbers: dict[str, float] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    #: Whose stores these are, once the ledger has told.
+    deployment_id: str | None = None
 
     @property
     def is_well(self) -> bool:
@@ -202,6 +204,8 @@ def _examine_tables(health: Health, ledger: Ledger) -> bool:
 
 
 def _examine_ledger(health: Health, ledger: Ledger) -> None:
+    recorded = ledger.deployment()
+    health.deployment_id = None if recorded is None else recorded.deployment_id
     with ledger.transaction() as sql:
         found = listing.attention(sql, FROZEN_SHOWN)
     health.numbers["frozen_quotas"] = found.frozen_count

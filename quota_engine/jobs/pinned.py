@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from quota_engine.errors import EngineUnavailableError
+from quota_engine.errors import EngineUnavailableError, RedisAwayError
 
 #: A page of a stream or a batch of scripts takes longer than one small call.
 ANSWER_TIMEOUT_S = 15.0
@@ -91,7 +91,7 @@ class PinnedConnection:
             yield
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             self.close()
-            raise EngineUnavailableError(f"Redis does not answer: {error}") from error
+            raise RedisAwayError(f"Redis does not answer: {error}") from error
         except BaseException:
             self.close()
             raise

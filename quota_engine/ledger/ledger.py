@@ -48,7 +48,7 @@ class Ledger:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._shard_count: int | None = None
+        self._deployment: Deployment | None = None
 
     @classmethod
     def open(
@@ -118,14 +118,21 @@ class Ledger:
     @property
     def shard_count(self) -> int:
         """The deployment's number of shards. Read once: it never changes."""
-        if self._shard_count is None:
-            recorded = self.deployment()
-            if recorded is None:
-                raise EngineUnavailableError(
-                    "the ledger belongs to no deployment yet; the engine's first start makes one"
-                )
-            self._shard_count = recorded.shards
-        return self._shard_count
+        return self._known_deployment().shards
+
+    @property
+    def deployment_id(self) -> str:
+        """Whose ledger this is. Read once: it never changes."""
+        return self._known_deployment().deployment_id
+
+    def _known_deployment(self) -> Deployment:
+        if self._deployment is None:
+            self._deployment = self.deployment()
+        if self._deployment is None:
+            raise EngineUnavailableError(
+                "the ledger belongs to no deployment yet; the engine's first start makes one"
+            )
+        return self._deployment
 
     def shard_of(self, quota: QuotaName) -> int:
         """Return the shard of a quota in this deployment."""

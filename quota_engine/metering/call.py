@@ -293,7 +293,9 @@ class MeteredCall:
             self.settlement = Ask("release_hold", (self.hold,), {"usage": told})
         else:
             self.settlement = Ask("capture_hold", (self.hold, units), {"usage": told})
-        yield self.settlement
+        settled = yield self.settlement
+        if getattr(settled, "spooled", False):
+            COUNTERS.add("spooled")
 
     def _units_of(self, used: Usage | int, cost: Any) -> int:
         if isinstance(used, int):

@@ -11,8 +11,9 @@ class Counters:
     Counts since the process began, by name.
 
     ``calls`` that ended, of these ``failed``, ``estimated`` (charged without the provider's
-    count), ``unbilled`` (for want of a price); ``anomalies``: impossible reports; ``unsettled``:
-    the engine did not answer, of these ``settled_late`` afterwards.
+    count), ``unbilled`` (for want of a price); ``anomalies``: impossible reports; ``spooled``:
+    Redis was away, and the charge waits on this machine; ``unsettled``: nor could it be spooled,
+    of these ``settled_late`` afterwards.
     """
 
     def __init__(self) -> None:

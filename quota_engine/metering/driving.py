@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from quota_engine.background import BACKGROUND, Job
 from quota_engine.errors import EngineUnavailableError
-from quota_engine.metering.background import BACKGROUND, Job
 from quota_engine.metering.call import Ask, Flow, MeteredCall
 from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.renewal import stop_renewing
@@ -17,8 +17,8 @@ from quota_engine.metering.renewal import stop_renewing
 log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")
 
-#: A settlement that the engine did not answer is tried again so often, doubling, so many times:
-#: for about an hour. It is idempotent, and a late capture is charged like any other.
+#: The engine spools what Redis does not take. Where not even that can be done, the settlement is
+#: tried again so often, doubling, so many times: about an hour, while this process lives.
 RETRY_SECONDS, RETRY_SECONDS_MAX, RETRIES_MAX = 1.0, 60.0, 60
 
 
@@ -81,8 +81,8 @@ def settle_now(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
     """
     Settle a call, whose hold is renewed no longer.
 
-    The model has answered: an engine that cannot be reached must not take the answer away, so
-    the settlement is tried again in the background. Nothing is raised.
+    The model has answered, and that answer is not taken away: nothing is raised. While Redis is
+    away the engine spools the settlement; if it cannot, it is tried again in the background.
     """
     stop_renewing(call)
     try:

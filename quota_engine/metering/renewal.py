@@ -11,8 +11,8 @@ import logging
 import weakref
 from typing import Any
 
+from quota_engine.background import BACKGROUND, Job
 from quota_engine.errors import HoldClosedError, HoldNotFoundError, QuotaError
-from quota_engine.metering.background import BACKGROUND, Job
 
 log = logging.getLogger("quota_engine.metering")
 

@@ -274,15 +274,18 @@ def hold_id_of(call: Call) -> str:
 
 
 def _insist(call: Callable[[], T]) -> T:
-    """Make a call until it is answered: its ids make that safe."""
+    """Make a call until Redis has answered it: its ids make that safe."""
     until = time.monotonic() + INSIST_SECONDS
     while True:
         try:
-            return call()
+            answer = call()
         except EngineUnavailableError:
             if time.monotonic() > until:
                 raise
-            time.sleep(INSIST_PAUSE_SECONDS)
+        else:
+            if not getattr(answer, "spooled", False) or time.monotonic() > until:
+                return answer
+        time.sleep(INSIST_PAUSE_SECONDS)
 
 
 def _ping(engine: QuotaEngine, told: Told) -> None:

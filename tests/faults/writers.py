@@ -188,6 +188,8 @@ def ask(
         call.attempts += 1
         try:
             answer = method(engine())
+            if getattr(answer, "spooled", False):
+                raise EngineUnavailableError("it waits in the spool, and is asked for again")
         except EngineUnavailableError as error:
             call.error, call.failed = str(error), time.monotonic()
             if time.monotonic() >= give_up_at():

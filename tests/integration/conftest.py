@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import redis
 
 from quota_engine.embedded import ValkeyServer
+from quota_engine.spool import Spool
 from tests.deployments import Deployment
 from tests.engines import Engines, TestClock
 from tests.servers import TestServers
+from tests.spools import Away
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +66,17 @@ async def timed(
     await engines.open(redis_url, database_url, clock=clock)
     yield engines
     await engines.close()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """A spool that nothing was noted in yet."""
+    return Spool(tmp_path / "spools", "deployment_1")
+
+
+@pytest.fixture(params=["sync", "async"])
+def away(
+    request: pytest.FixtureRequest, server: ValkeyServer, database_url: str, tmp_path: Path
+) -> Away:
+    """A deployment whose Redis goes away, and comes back."""
+    return Away(request.param, server, database_url, tmp_path / "spools")

@@ -19,8 +19,8 @@ from quota_engine import (
     InvalidArgumentError,
     QuotaInsufficientError,
 )
+from quota_engine.background import BACKGROUND
 from quota_engine.metering import COUNTERS
-from quota_engine.metering.background import BACKGROUND
 from tests.engines import Engines
 from tests.metered import (
     ACCOUNT,

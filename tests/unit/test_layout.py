@@ -34,8 +34,8 @@ NAMES_THAT_SAY_NOTHING = {
 }
 IO_MODULES = {
     *("alembic", "asyncio", "concurrent", "fcntl", "http", "multiprocessing", "os", "psycopg"),
-    *("redis", "requests", "rq", "select", "selectors", "signal", "socket", "sqlalchemy", "ssl"),
-    *("subprocess", "threading", "time", "urllib"),
+    *("redis", "requests", "rq", "select", "selectors", "signal", "socket", "sqlalchemy"),
+    *("sqlite3", "ssl", "subprocess", "threading", "time", "urllib"),
 }
 ALLOWED_IO = {"ids": {"os", "time", "threading"}}  # an id carries its time
 

@@ -1,20 +1,22 @@
 """
-Background: one thread of this process does small jobs for its metered calls at their time.
+Background: one thread of this process does small jobs at their time.
 
-It begins with the first job and ends some time after the last. It does not outlive the process:
-jobs that were due at once are done before the interpreter ends.
+Holds of metered calls are renewed here, and the spool is replayed. The thread begins with the
+first job and ends some time after the last. It does not outlive the process: jobs that were due at
+once are done before the interpreter ends.
 """
 
 from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable
 
-log = logging.getLogger("quota_engine.metering")
+log = logging.getLogger("quota_engine.background")
 
 #: Does something, and returns in how many seconds again; None: never.
 Job = Callable[[], float | None]
@@ -45,8 +47,15 @@ class Background:
             elif due_at < self._wakes_at:
                 self._changed.notify()
 
+    def do_by(self, key: object, job: Job, *, after: float) -> None:
+        """Do ``job`` in so many seconds, or when that of its key is due, if that is sooner."""
+        with self._changed:
+            known = self._jobs.get(key)
+            due_at = math.inf if known is None else known[0]
+            self.do(key, job, after=min(after, max(0.0, due_at - time.monotonic())))
+
     def _start(self) -> None:
-        thread = threading.Thread(target=self._serve, name="quota-engine-metering", daemon=True)
+        thread = threading.Thread(target=self._serve, name="quota-engine-background", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is ending: ``finish`` does what is due
