@@ -43,6 +43,11 @@ def engine(redis_url: str, database_url: str) -> Iterator[QuotaEngine]:
         yield opened
 
 
+@pytest.mark.row(
+    37,
+    injection="a worker kills itself at a step; somebody drains the rest",
+    outcome="each entry is in the ledger once",
+)
 @pytest.mark.parametrize("crash_point", sorted(crash_points.NAMES))
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     engine: QuotaEngine, environment: dict[str, str], tmp_path: Path, crash_point: str
