@@ -17,6 +17,12 @@ DROP, THAW = "tests/lua/test_snapshot_and_drop.py", "tests/integration/test_thaw
 RECONCILE = "tests/integration/test_reconcile.py"
 PRESSURE, LOST = "tests/lua/test_backpressure.py", "tests/integration/test_lost_commits.py"
 PERSIST, TRIM = "tests/integration/test_persist.py", "tests/integration/test_trim.py"
+LOST_DATA, CLIENTS = "tests/faults/test_redis_lost_data.py", "tests/faults/test_redis_clients.py"
+RESTARTS, PROMOTIONS = (
+    "tests/faults/test_redis_restarts.py",
+    "tests/faults/test_redis_promotions.py",
+)
+LIMITS = "tests/faults/test_redis_limits.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,5 +311,47 @@ MUTANTS = (
         "operations.remember(state, operation_id, answer)\n",
         "",
         ("tests/lua/test_cancel_operation.py::test_what_has_not_happened_is_cancelled_once",),
+    ),
+    Mutant(
+        "the gate keeps what differs from the ledger",
+        "quota_engine/jobs/gate.py",
+        "                if not may_stay(head, place[0], version, chain):",
+        "                if head is None and not may_stay(head, place[0], version, chain):",
+        (LOST_DATA + "::test_an_old_backup_gives_no_spent_quota_back",),
+    ),
+    Mutant(
+        "the gate persists nothing of what it finds",
+        "quota_engine/jobs/gate.py",
+        "            self.absorb(row.shard, row.cursor)\n",
+        "            pass\n",
+        (RESTARTS + "::test_a_killed_redis_loses_nothing",),
+    ),
+    Mutant(
+        "the outbox is made again by whoever writes",
+        "lua/lib/quotas.lua",
+        '"NOMKSTREAM", ',
+        "",
+        (LOST_DATA + "::test_a_wiped_redis_writes_nothing_before_the_gate",),
+    ),
+    Mutant(
+        "new connections do not ask which server answers",
+        "quota_engine/_sync/transport.py",
+        "        if opened is not None and incarnation != opened.incarnation:",
+        "        if opened is None and incarnation:",
+        (PROMOTIONS + "::test_a_failback_is_noticed_although_the_scripts_are_there",),
+    ),
+    Mutant(
+        "an empty server is taken without a question",
+        "quota_engine/jobs/gate_rules.py",
+        "    if server.deployment is None and not is_same and not allow_wiped:",
+        "    if server.deployment is None and not is_same and allow_wiped:",
+        (CLIENTS + "::test_a_wrong_url_is_refused_and_nobody_else_notices",),
+    ),
+    Mutant(
+        "a full Redis refuses what was used",
+        "lua/capture_hold.lua",
+        "#!lua flags=allow-oom",
+        "#!lua",
+        (LIMITS + "::test_a_full_redis_still_takes_what_was_used",),
     ),
 )
