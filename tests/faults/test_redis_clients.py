@@ -8,14 +8,17 @@ one of many, and the others must not notice it.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from quota_engine import EngineUnavailableError
+from quota_engine import EngineFault, EngineUnavailableError, QuotaEngine
+from quota_engine.scripts import load_scripts
 from tests.faults.client import Client
 from tests.faults.conftest import MakeWorld
-from tests.faults.world import HOT, World
+from tests.faults.history import Call
+from tests.faults.world import COLD, HOT, World
 from tests.faults.writers import QUOTA_TYPE, debit
 from tests.proxy import Proxy
 from tests.servers import CHECKOUT, TestServers
@@ -38,6 +41,57 @@ def test_a_lost_reply_is_asked_for_again(world: World) -> None:
         proxy.cut_replies_to("EVALSHA", 0)
     proxy.close()
     assert proxy.cuts > 20
+    world.check(writers=[writers])
+
+
+@pytest.mark.row(
+    18,
+    injection="a proxy hangs up instead of the reply, and the caller's time is over",
+    outcome="the driver has sent it once: retries are the engine's, never redis-py's own",
+)
+def test_the_driver_sends_nothing_twice(world: World) -> None:
+    proxy = Proxy(world.server.url)
+    hasty = world.open_engine(proxy.url, call_timeout_seconds=0.01)
+    world.admin.config_resetstat()
+    proxy.cut_reply_to("sent-once")
+    with pytest.raises(EngineUnavailableError, match="unknown"):
+        hasty.debit(HOT[0], QUOTA_TYPE, 5, operation_id="sent-once")
+    assert world.admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
+    world.ask(debit(HOT[0], "sent-once", 5))
+    proxy.close()
+    world.check()
+
+
+def sabotaged(world: World, account: str) -> QuotaEngine:
+    """Return a client whose debits of one account fail after their entry is written."""
+    before = "local stored, version = state.stored"
+    condition = f'if state.name == "{account}|{QUOTA_TYPE}" then error("sabotage") end\n'
+    script = load_scripts()["debit"]
+    assert script.source.count(before) == 1
+    source = script.source.replace(before, condition + before)
+    broken = replace(script, source=source, sha="")
+    world.admin.script_load(broken.source)
+    engine = world.open_engine()
+    engine._transport._scripts = {**load_scripts(), "debit": broken}
+    return engine
+
+
+@pytest.mark.row(
+    30,
+    injection="a script that fails after its entry, and nobody comes to that quota again",
+    outcome="reconciling finds it without traffic, and mends it from the ledger",
+)
+def test_half_a_write_is_found_and_mended_without_traffic(world: World) -> None:
+    engine = sabotaged(world, COLD[0])
+    with world.writing(accounts=HOT) as writers:
+        writers.wait_for(30)
+        with world.fault(), pytest.raises(EngineFault, match="sabotage"):
+            engine.debit(COLD[0], QUOTA_TYPE, 5, operation_id="half")
+        world.calls.append(Call("debit", COLD[0], "half", 5))
+        report = world.engine.reconcile(repair=True)
+        assert [drift.account for drift in report.drifts] == [COLD[0]]
+        assert report.repaired == 1
+    world.ask(debit(COLD[0], "after", 1))
     world.check(writers=[writers])
 
 
