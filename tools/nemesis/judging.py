@@ -24,6 +24,7 @@ from tests.workers import wait_until
 from tools.nemesis import chronicle
 from tools.nemesis.arena import Arena
 from tools.nemesis.injecting import TORN_KEY, Injected
+from tools.nemesis.schedule import Fault
 
 DRAIN_SECONDS = 300.0
 DRAIN_PAUSE_SECONDS = 0.5
@@ -45,8 +46,8 @@ class Judgement:
     calls: int = 0
     attempts: int = 0
     entries: dict[str, int] = field(default_factory=dict)
-    #: Seconds without any answer, for each fault that stopped Redis.
-    outages: list[float] = field(default_factory=list)
+    #: Seconds without any answer, and the fault that stopped Redis then.
+    outages: list[tuple[float, Fault]] = field(default_factory=list)
     #: How long the judging took.
     seconds: float = 0.0
 
@@ -130,7 +131,9 @@ def _judge_calls(
     judgement.entries = dict(sorted(counts.items()))
 
 
-def outages(calls: dict[str, list[Call]], injected: Sequence[Injected]) -> list[float]:
+def outages(
+    calls: dict[str, list[Call]], injected: Sequence[Injected]
+) -> list[tuple[float, Fault]]:
     """Return for each fault that stopped Redis the longest time in which nobody had an answer."""
     answered = sorted(
         call.ended for of_account in calls.values() for call in of_account if call.ended
@@ -140,5 +143,6 @@ def outages(calls: dict[str, list[Call]], injected: Sequence[Injected]) -> list[
         if one.fault.kind.stops_redis and not one.error:
             first = max(bisect_left(answered, one.began) - 1, 0)
             last = bisect_right(answered, one.ended) + 1
-            found.append(max((b - a for a, b in pairwise(answered[first:last])), default=0.0))
+            gaps = (b - a for a, b in pairwise(answered[first:last]))
+            found.append((max(gaps, default=0.0), one.fault))
     return found

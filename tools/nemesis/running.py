@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from tests.workers import wait_until
 from tools.nemesis.arena import Arena
@@ -20,6 +21,7 @@ TICK_SECONDS = 0.05
 #: A client that has not ended so long after its patience is killed.
 SPARE_SECONDS = 30.0
 VIOLATIONS_MAX = 200
+LONGEST = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,7 @@ class Summary:
     outages: int
     outage_median_seconds: float
     outage_max_seconds: float
+    longest_outages: tuple[str, ...]
     epochs: tuple[int, ...]
     #: Processes that ended without being told to, and were started again.
     ended_by_themselves: tuple[str, ...]
@@ -150,6 +153,7 @@ def _summary(
 ) -> Summary:
     verdict = judgement.verdict
     lost = len(verdict.lost) if arena.appendfsync == "everysec" else 0
+    outages = [seconds for seconds, _ in judgement.outages]
     idle = verdict.done - verdict.kept - len(verdict.lost)
     return Summary(
         seed=options.seed,
@@ -172,8 +176,12 @@ def _summary(
         lost_within_bound=lost,
         entries=judgement.entries,
         outages=len(judgement.outages),
-        outage_median_seconds=round(statistics.median(judgement.outages or [0.0]), 3),
-        outage_max_seconds=round(max(judgement.outages, default=0.0), 3),
+        outage_median_seconds=round(statistics.median(outages or [0.0]), 3),
+        outage_max_seconds=round(max(outages, default=0.0), 3),
+        longest_outages=tuple(
+            f"{seconds:.2f} s: fault {fault.number}, {fault.kind.name} at {fault.at:.0f} s"
+            for seconds, fault in sorted(judgement.outages, key=itemgetter(0))[: -LONGEST - 1 : -1]
+        ),
         epochs=tuple(arena.world.epochs()),
         ended_by_themselves=tuple(arena.died),
         judged_seconds=round(judgement.seconds, 1),
