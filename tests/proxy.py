@@ -73,7 +73,7 @@ class Proxy:
 
     def cut_replies_to(self, mark: str, share: float, seed: int = 0) -> None:
         """Do so to a random share of such requests, until it is called with a share of 0."""
-        self._mark, self._share = mark.encode(), share
+        self._mark, self._share = (mark.encode() if share else None), share
         self._chance = random.Random(seed)
 
     def cut(self) -> None:

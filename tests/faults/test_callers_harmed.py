@@ -59,7 +59,7 @@ def test_a_slow_and_lossy_network_costs_only_time(make_world: MakeWorld) -> None
                 lambda: proxy.cuts >= LOSSES_MIN or bool(writers.faults), "replies are lost", 60
             )
             proxy.cut_replies_to("EVALSHA", share=0.0)
-            proxy._mark, proxy.delay = None, 0.0
+            proxy.delay = 0.0
             writers.wait_for(40)
         world.check(writers=[writers])
     finally:

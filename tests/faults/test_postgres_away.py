@@ -142,7 +142,6 @@ def test_a_lost_reply_to_commit_doubles_nothing(
             writers.wait_for(150)
             wait_until(lambda: proxy.cuts > 20 and drains.failed > 5, "commits are cut")
             proxy.cut_replies_to("COMMIT", share=0.0)
-            proxy._mark = None
             writers.wait_for(40)
         world.check(writers=[writers])
 
