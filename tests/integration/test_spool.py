@@ -255,6 +255,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.row(
+    60,
+    injection="SIGKILL of a gateway that has noted its capture while Redis is away",
+    outcome="another process replays the note: charged once",
+)
 async def test_what_a_killed_process_noted_is_replayed_by_another(
     away: Away, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,11 @@ from tests.spools import (
 )
 
 
+@pytest.mark.row(
+    61,
+    injection="connections to Redis are refused; offline_policy is closed, the default",
+    outcome="holds and debits are refused at once with what to do; captures wait in the spool",
+)
 async def test_closed_admits_nothing_and_says_what_to_do(away: Away) -> None:
     async with away.engine() as call:
         await away.funded(call)
@@ -47,6 +52,11 @@ async def test_closed_admits_nothing_and_says_what_to_do(away: Away) -> None:
         assert await entries(call) == []
 
 
+@pytest.mark.row(
+    61,
+    injection="the same, and offline_policy is open with an allowance",
+    outcome="admitted up to the allowance, charged once when Redis is back",
+)
 async def test_open_admits_up_to_the_allowance_and_charges_later(away: Away) -> None:
     async with away.engine(**OPEN) as call:
         await away.funded(call)
