@@ -14,9 +14,7 @@ import sys
 
 from tools.nemesis import sabotage
 from tools.nemesis.report import as_json, print_summary, shown_progress
-from tools.nemesis.running import Options, run
-
-VIOLATED = 3
+from tools.nemesis.running import VIOLATED, Options, run
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ TICK_SECONDS = 0.05
 SPARE_SECONDS = 30.0
 VIOLATIONS_MAX = 200
 LONGEST = 3
+#: How a run ends that found something.
+VIOLATED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
