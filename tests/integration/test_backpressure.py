@@ -110,7 +110,7 @@ def test_a_grant_that_is_refused_for_pressure_stays_promised(engine: QuotaEngine
     before = engine.read_balance(*QUOTA).balance
     with pytest.raises(BackpressureError):
         engine.issue_grant(*QUOTA, 500)
-    assert engine.run_schedule()["intents"].startswith("1 promised grants issued")
+    assert engine.run_schedule()["intents"].startswith("1 promises kept")
     assert engine.read_balance(*QUOTA).balance == before + 500
 
 
