@@ -362,7 +362,7 @@ async def test_a_long_call_keeps_its_hold(call: Engines) -> None:
 
     await asyncio.gather(*(function(ACCOUNT) for _ in range(1)))
     threads = [thread.name for thread in threading.enumerate()]
-    assert threads.count("quota-engine-metering") == 1
+    assert threads.count("quota-engine-background") == 1
     assert await ends(call) == ["hold.captured"]
     assert await spent(call) == CHARGED
     assert not [key for key in BACKGROUND._jobs if str(key).startswith("hold")]

@@ -23,6 +23,8 @@ from tests.entries import LogWriter, Written, altered, whole_life
 from tests.outboxes import OutboxWriter, opened_world
 
 NAME = QuotaName("user:42", "text_token")
+#: Entries of a whole life.
+LIFE = len(whole_life(NAME)[1])
 OTHER = QuotaName("user:43", "text_token")
 
 
@@ -59,10 +61,10 @@ def test_a_batch_is_persisted_once(outbox: OutboxWriter) -> None:
     _, written = whole_life(NAME)
     outbox.send(*written)
     outcome = persist(outbox)
-    assert (outcome.status, outcome.events, outcome.quarantined) == ("persisted", 23, 0)
-    assert (outcome.cursor, outcome.is_more) == (EventId(1, 23), False)
+    assert (outcome.status, outcome.events, outcome.quarantined) == ("persisted", LIFE, 0)
+    assert (outcome.cursor, outcome.is_more) == (EventId(1, LIFE), False)
     assert persist(outbox).status == "empty"
-    assert len(outbox.ledger.history(NAME)) == 23
+    assert len(outbox.ledger.history(NAME)) == LIFE
     assert list(verify(outbox.ledger)) == []
 
 
@@ -76,7 +78,7 @@ def test_the_size_of_a_batch_changes_nothing(
     with Ledger.open(empty_database_url) as whole:
         whole.create_deployment("dep_test", 1)
         outbox.record_opening(whole)
-        assert persist_batch(outbox.client, whole, 0).events == 23
+        assert persist_batch(outbox.client, whole, 0).events == LIFE
         for table in ("ledger_entries", "quotas", "grants", "holds", "usage_records"):
             assert rows_of(outbox.ledger, table) == rows_of(whole, table)
     assert list(verify(outbox.ledger)) == []

@@ -79,7 +79,8 @@ def test_an_edited_row_is_found(
     findings = edit(outbox, statement)
     assert findings
     assert (findings[0].cause, findings[0].version) == (cause, version)
-    assert len({finding.quota for finding in findings}) == 1
+    # a count that is too small for a shard's cursor is about no quota
+    assert len({finding.quota for finding in findings} - {None}) == 1
 
 
 def test_an_operation_that_is_there_twice_is_found(outbox: OutboxWriter) -> None:
