@@ -82,6 +82,7 @@ def test_a_replayed_trace_is_proved(cli: Cli, trace: Path) -> None:
 
 
 @pytest.mark.fault
+@pytest.mark.fault_slow  # its kills depend on how fast a loaded machine replays
 @pytest.mark.row(
     1,
     injection="kill -9 three times during a replay by client processes, started again",

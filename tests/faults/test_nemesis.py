@@ -48,6 +48,7 @@ def test_every_kind_of_fault_can_be_done() -> None:
         assert callable(getattr(Injector, method_of(kind))), kind.name
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     68,
     injection="`make nemesis`: for minutes or hours, random faults every few seconds by a seed",
