@@ -27,6 +27,7 @@ from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
 from quota_engine.packages import Order, Package, PackageTerms, Purchase
+from quota_engine.plans import Plan, PlanTerms
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
 from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
@@ -84,6 +85,16 @@ class SaleStore(Protocol):
     def close_order(self, order_id: str, *, state: str) -> Order: ...
 
 
+class PlanStore(Protocol):
+    """Plans in PostgreSQL."""
+
+    def define_plan(self, name: str, terms: PlanTerms, *, is_active: bool) -> Plan: ...
+    def activate_plan(self, name: str, *, is_active: bool) -> Plan: ...
+    def find_plan(self, name: str, version: int | None) -> Plan | None: ...
+    def list_plans(self, *, only_active: bool) -> Sequence[Plan]: ...
+    def plan_history(self, name: str) -> Sequence[Plan]: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
@@ -91,6 +102,8 @@ class Backing(Protocol):
     def price_store(self) -> PriceStore: ...
     @property
     def sale_store(self) -> SaleStore: ...
+    @property
+    def plan_store(self) -> PlanStore: ...
     @property
     def deployment_id(self) -> str:
         """Whose Redis and ledger these are; known without Redis, and remembered."""

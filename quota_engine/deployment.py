@@ -48,6 +48,7 @@ from quota_engine.jobs.thaw import ThawReport
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
+from quota_engine.ledger.plans import PlanTables
 from quota_engine.ledger.pricing import PriceTables
 from quota_engine.ledger.quarantine import InDoubt, in_doubt
 from quota_engine.ledger.selling import SaleTables
@@ -72,6 +73,7 @@ class Deployment:
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
+        self.plan_store = PlanTables(self.ledger)
         self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))
         self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
         self._closing = threading.Event()

@@ -12,6 +12,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x IdempotencyConflictError  the same operation id came back with other arguments
   x OperationCancelledError   it was cancelled before it came; it will never happen
   x PackageNotFoundError      no package by this name
+  x PlanNotFoundError         no plan by this name
   x PurchaseNotFoundError     no order by this id
   x PurchaseRefusedError      not sold, bought too often, or the order is in another state
   x PricingNotFoundError      no price for what was used
@@ -96,6 +97,10 @@ class OperationCancelledError(QuotaError):
 
 class PackageNotFoundError(QuotaError):
     """No package by this name was ever defined."""
+
+
+class PlanNotFoundError(QuotaError):
+    """No plan by this name was ever defined."""
 
 
 class PurchaseNotFoundError(QuotaError):
