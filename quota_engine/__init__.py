@@ -42,6 +42,7 @@ from quota_engine.errors import (
 )
 from quota_engine.history import HistoryEntry
 from quota_engine.recorded import RecordedCall
+from quota_engine.statements import Statement
 from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ __all__ = [
     "RecordedCall",
     "Refunded",
     "ReleasedHold",
+    "Statement",
     "Usage",
     "VoidedGrant",
     "configure",

@@ -33,6 +33,7 @@ from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
 from quota_engine.recorded import RecordedCall, UsageQuery
+from quota_engine.statements import Period, Statement
 
 
 class Opened(Protocol):
@@ -95,6 +96,13 @@ class PlanStore(Protocol):
     def plan_history(self, name: str) -> Sequence[Plan]: ...
 
 
+class StatementStore(Protocol):
+    """Statements from the ledger, as far as it was persisted."""
+
+    def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
+    def quota_types_of(self, account: str) -> Sequence[str]: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
@@ -104,6 +112,8 @@ class Backing(Protocol):
     def sale_store(self) -> SaleStore: ...
     @property
     def plan_store(self) -> PlanStore: ...
+    @property
+    def statement_store(self) -> StatementStore: ...
     @property
     def deployment_id(self) -> str:
         """Whose Redis and ledger these are; known without Redis, and remembered."""

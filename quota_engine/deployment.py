@@ -52,6 +52,7 @@ from quota_engine.ledger.plans import PlanTables
 from quota_engine.ledger.pricing import PriceTables
 from quota_engine.ledger.quarantine import InDoubt, in_doubt
 from quota_engine.ledger.selling import SaleTables
+from quota_engine.ledger.statements import StatementTables
 from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
 from quota_engine.recorded import RecordedCall, UsageQuery
@@ -74,6 +75,7 @@ class Deployment:
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
         self.plan_store = PlanTables(self.ledger)
+        self.statement_store = StatementTables(self.ledger)
         self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))
         self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
         self._closing = threading.Event()

@@ -122,6 +122,12 @@ def caught_up(quota: QuotaName) -> Flow[int]:
             return applied
 
 
+def booked(quota: QuotaName) -> Flow[None]:
+    """Have the ledger know all that has happened to a quota, or has come due, by now."""
+    yield from caught_up(quota)
+    yield PersistTail(quota)
+
+
 def captured(
     command: CaptureHold, *, was_placed: Callable[[], bool] = never
 ) -> Flow[CapturedHold]:

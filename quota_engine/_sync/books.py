@@ -6,14 +6,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from quota_engine import flows
 from quota_engine._sync.calling import Calling
 from quota_engine._sync.replaying import Replayer
 from quota_engine.arguments import checked_text
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
+from quota_engine.ids import checked_account
+from quota_engine.keys import QuotaName
 from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
+from quota_engine.statements import Period, Statement, checked_period
 from quota_engine.waiting import in_place
 
 
@@ -61,6 +65,40 @@ class Books(Calling):
         )
         self._transport.connect()
         return in_place(self._backing.usage, query)
+
+    def statement(
+        self,
+        account: str,
+        quota_type: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Statement:
+        """
+        Return what an account had of a quota type, what came and went, and what it has, in units.
+
+        ``opening + granted + refunded + transferred_in − used − expired − voided −
+        transferred_out = closing``, exactly. ``since`` counts, ``until`` does not, so periods that
+        touch share a balance; None: from the first entry, until now. What has come due is applied
+        and persisted first. An unknown account has zeros. Raises ``InvalidArgumentError`` for a
+        period that ends before it starts, an unknown quota type, or a datetime without time zone.
+        Costs a look at every entry of the quota.
+        """
+        period = checked_period(since, until)
+        return self._stated(self._quota(account, quota_type), period)
+
+    def statements(
+        self, account: str, since: datetime | None = None, until: datetime | None = None
+    ) -> Sequence[Statement]:
+        """Return a statement of each quota type that an account ever had: see ``statement``."""
+        period = checked_period(since, until)
+        name = checked_account(account)
+        self._transport.connect()
+        types = in_place(self._backing.statement_store.quota_types_of, name)
+        return [self._stated(QuotaName(name, one), period) for one in types]
+
+    def _stated(self, quota: QuotaName, period: Period) -> Statement:
+        self._transport.drive(flows.booked(quota))
+        return in_place(self._backing.statement_store.read_statement, quota, period)
 
     def drain(self) -> int:
         """Persist everything that is pending now; return how many entries that was."""

@@ -39,6 +39,11 @@ CALLS = (
 )
 #: Counts that a row of a call shows.
 TOKENS = ("input_tokens", "output_tokens")
+STATEMENT = (
+    *("quota_type", "opening", "granted", "refunded", "used", "expired", "voided"),
+    *("transferred_in", "transferred_out", "closing", "closing_held", "closing_debt"),
+    *("shortfall", "pending"),
+)
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
     *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
@@ -146,6 +151,46 @@ def usage(
         print_rows([_call_row(call) for call in found], CALLS, as_json=False)
         typer.echo("\nby model:")
     print_rows(sums, SUMS, as_json=False, empty=f"{account} has no usage records")
+
+
+@app.command()
+def statement(
+    account: Account,
+    quota_type: Annotated[str | None, typer.Argument(help="Default: all it ever had.")] = None,
+    *,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Instant, included. Default: the first entry.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="Instant, not included. Default: now.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    State what an account had, what came and went, and what it has: to the unit.
+
+    opening + granted + refunded + transferred in - used - expired - voided - transferred out =
+    closing. Debt is taken off opening and closing, and shown beside them; what is held is part of
+    them; shortfall was used and could not be collected; pending grants have yet to start. Exits
+    with 3 where that does not add up: then somebody has edited the ledger.
+
+    Example: quota-engine accounts statement user:42 --from 2026-10-01T00Z --to 2026-11-01T00Z
+    """
+    period = (parse_instant(since, name="--from"), parse_instant(until, name="--to"))
+    with opened_engine() as engine:
+        if quota_type is None:
+            found = list(engine.statements(account, *period))
+        else:
+            found = [engine.statement(account, quota_type, *period)]
+    print_rows(found, STATEMENT, as_json=as_json, empty=f"{account} has nothing")
+    if wrong := [one for one in found if one.difference]:
+        for one in wrong:
+            typer.echo(
+                f"{one.quota_type} does not add up, by {one.difference}: see"
+                " `quota-engine ledger verify`",
+                err=True,
+            )
+        raise typer.Exit(3)
 
 
 def _call_row(call: RecordedCall) -> dict[str, Any]:
