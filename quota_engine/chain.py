@@ -44,6 +44,7 @@ class Cause(StrEnum):
     DUPLICATE = "duplicate"
     USAGE = "usage"
     CURSOR = "cursor"
+    SUMS = "sums"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 Verify the ledger: compute everything again from its rows, and say where they disagree.
 
 Each quota's log is replayed from nothing: numbers, chain, sums, grants, holds; then it is compared
-with what the tables say. The log and the tables are read side by side, ordered by quota, in one
-snapshot of the database, so memory is bounded by the open holds and the grants of one quota. It
-only reads, and it trusts no constraint: rows may have been edited by somebody who could.
+with what the tables say. Beside that, all that was ever issued is added up once more, by other
+lines of the entries (``verify_sums``). The log and the tables are read side by side, ordered by
+quota, in one snapshot of the database, so memory is bounded by the open holds and the grants of
+one quota. It only reads, and it trusts no constraint: rows may have been edited by somebody who
+could.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from quota_engine.events import (
     UnknownFormatError,
     parse_entry,
 )
+from quota_engine.jobs.verify_sums import LedgerSums
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import Ledger, tables
 from quota_engine.ledger.history import recorded_entry
@@ -78,17 +81,20 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
     count, shards = 0, _shard_count(connection)
     by_shard: Counter[tuple[int, str]] = Counter()
     for name, (entries, heads, grants, holds, usage) in _side_by_side(streams):
-        replay = _Replay(name, usage)
-        for row in entries:
+        replay, sums = _Replay(name, usage), LedgerSums()
+        for row in sums.entries(entries):
             yield from replay.take(row)
             by_shard[shard_of(name.account, shards), row.event_id.partition("-")[0]] += 1
             count += 1
             if count % PAGE == 0:
                 progress(count)
         yield from replay.end()
-        yield from _head_findings(replay.log, list(heads))
-        yield from _grant_findings(replay.log, grants)
-        yield from _hold_findings(replay, holds)
+        head = list(heads)
+        yield from _head_findings(replay.log, head)
+        yield from _grant_findings(replay.log, sums.grants(grants))
+        yield from _hold_findings(replay, sums.holds(holds))
+        if unequal := sums.unequal(head[0].debt if head else 0):
+            yield Finding(name, Cause.SUMS, unequal)
     progress(count)
     yield from _duplicate_findings(connection, prefix)
     if not prefix:

@@ -131,3 +131,27 @@ def test_what_waits_in_quarantine_while_its_quota_goes_on_is_found(outbox: Outbo
     assert list(verify(outbox.ledger)) == []
     [finding] = edit(outbox, "UPDATE quotas SET frozen = '' WHERE account = 'user:42'")
     assert (finding.quota, finding.cause) == (NAME, "frozen")
+
+
+@pytest.mark.parametrize(
+    ("term", "statement"),
+    [
+        ("granted", "UPDATE ledger_entries SET amount = amount + 1 WHERE operation_id = 'g4'"),
+        ("refunded", "UPDATE ledger_entries SET terms = '0 0' WHERE kind = 'quota.refunded'"),
+        ("used", "UPDATE ledger_entries SET amount = amount + 1 WHERE operation_id = 'd1'"),
+        ("used", "UPDATE ledger_entries SET shortfall = 2 WHERE operation_id = 'part-1'"),
+        ("expired", "UPDATE ledger_entries SET amount = 9 WHERE operation_id = 'g2:expire:h3'"),
+        ("voided", "UPDATE ledger_entries SET amount = 6 WHERE kind = 'grant.voided'"),
+        ("remaining", "UPDATE grants SET remaining = remaining + 1 WHERE grant_id = 'g1'"),
+        ("held", "UPDATE holds SET allocations = '[[\"g4\", 7]]' WHERE hold_id = 'h4'"),
+        ("debt", "UPDATE quotas SET debt = debt + 1 WHERE account = 'user:42'"),
+    ],
+)
+def test_the_equation_misses_a_unit_in_each_of_its_terms(
+    outbox: OutboxWriter, term: str, statement: str
+) -> None:
+    """Beside what the replay of the chain finds, which this must not need."""
+    [finding] = [one for one in edit(outbox, statement) if one.cause == "sums"]
+    assert finding.quota == NAME
+    assert f"{term} " in finding.detail
+    assert "make" in finding.detail

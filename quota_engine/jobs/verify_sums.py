@@ -1,0 +1,74 @@
+"""
+The equation that every quota must meet, added up from its entries' amounts and the tables alone.
+
+issued + refunded + transferred in + debt = remaining + held + used + expired + voided +
+transferred out. It looks at no chain, no balance and no delta, so it is a second opinion: a replay
+that is wrong in the same way as the log it replays would still disagree with it. Debt is apart,
+for it is what was used and no grant has paid yet; shortfall is no part of it, for it was never
+collected. Held: what open holds have of grants.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import Row
+
+from quota_engine.chain import INTENT, OPEN
+from quota_engine.statements import BRINGING, COLUMNS
+
+Rows = Iterator[Row[Any]]
+
+
+class LedgerSums:
+    """Adds up one quota, row by row, while somebody else reads the same rows."""
+
+    def __init__(self) -> None:
+        self._moved: Counter[str] = Counter()
+        self._remaining = 0
+        self._held = 0
+
+    def entries(self, rows: Rows) -> Rows:
+        """Yield the rows of entries, each added to its column."""
+        for row in rows:
+            belongs = COLUMNS.get(row.kind)
+            if belongs is not None and belongs.column is not None:
+                self._moved[belongs.column] += _units(belongs.units, row)
+            yield row
+
+    def grants(self, rows: Rows) -> Rows:
+        """Yield the rows of grants, with what is left of each added up; pending ones count."""
+        for row in rows:
+            if row.state != INTENT:
+                self._remaining += row.remaining
+            yield row
+
+    def holds(self, rows: Rows) -> Rows:
+        """Yield the rows of holds, with what the open ones have of grants added up."""
+        for row in rows:
+            if row.state == OPEN:
+                self._held += sum(units for _, units in row.allocations)
+            yield row
+
+    def unequal(self, debt: int) -> str | None:
+        """Return both sides where they differ, in words."""
+        brought = {column: units for column, units in self._moved.items() if column in BRINGING}
+        taken = {column: units for column, units in self._moved.items() if column not in BRINGING}
+        came: dict[str, int] = {**brought, "debt": debt}
+        went: dict[str, int] = {"remaining": self._remaining, "held": self._held, **taken}
+        if sum(came.values()) == sum(went.values()):
+            return None
+        return f"{_told(came)} make {sum(came.values())}, but {_told(went)} {sum(went.values())}"
+
+
+def _units(units: Any, row: Row[Any]) -> int:
+    try:
+        return int(units(row))
+    except ValueError:  # terms that say no numbers: the replay tells
+        return 0
+
+
+def _told(figures: dict[str, int]) -> str:
+    return " + ".join(f"{name.replace('_', ' ')} {units}" for name, units in figures.items())
