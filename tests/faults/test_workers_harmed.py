@@ -302,8 +302,12 @@ def test_without_a_worker_there_is_an_alarm_and_then_all_is_caught_up(
     with world.writing(pause_seconds=PAUSE_SECONDS) as writers:
         writers.wait_for(60)
         settings = Settings(drain_late_seconds=0.5)
-        found = examine(world.admin, world.url, world.database_url, settings)
-        assert "lag" in {problem.code for problem in found.problems}
+
+        def is_alarmed() -> bool:
+            found = examine(world.admin, world.url, world.database_url, settings)
+            return "lag" in {problem.code for problem in found.problems}
+
+        wait_until(is_alarmed, "an alarm", TAKEOVER_SECONDS)
         with world.fault(), Worker(environment(world), tmp_path / "worker.log"):
             waiting = pending(world.engine)
             was = persisted(world.engine)
