@@ -29,6 +29,12 @@ from tools.nemesis.schedule import Fault
 DRAIN_SECONDS = 300.0
 DRAIN_PAUSE_SECONDS = 0.5
 
+#: Who is at work or in a transaction, for how long, and whom it waits for.
+_SESSIONS = text(
+    "SELECT concat_ws(', ', pid, state, wait_event_type, wait_event, now() - xact_start,"
+    " pg_blocking_pids(pid)::text, left(query, 120)) AS told FROM pg_stat_activity"
+    " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
 _ENTRIES = text("""
 SELECT account, operation_id, kind, version, amount, delta, balance_after, held_after, shortfall,
     subject, flags
@@ -106,6 +112,8 @@ def _emptied(world: World) -> Iterator[str]:
         wait_until(is_empty, "everything is persisted", DRAIN_SECONDS)
     except AssertionError as error:
         yield f"drain: {error}: {last}"
+        with world.engine.deployment.ledger.transaction() as sql:
+            yield from (f"at PostgreSQL: {row.told}" for row in sql.execute(_SESSIONS))
 
 
 def _judge_calls(
