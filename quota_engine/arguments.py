@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from quota_engine.amounts import AMOUNT_MAX, checked_amount
 from quota_engine.commands import GrantTerms
@@ -14,6 +14,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.settings import Settings
 
 TTL_MAX_SECONDS = 86_400
+SPAN_MAX = timedelta(days=36_500)
 PRIORITY_MAX = 1_000_000
 TEXT_LENGTH_MAX = 2_000
 
@@ -31,6 +32,8 @@ GRANT_SOURCES = (
     "rollover",
     "refund",
 )
+
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 def checked_quota(account: object, quota_type: object, settings: Settings) -> QuotaName:
@@ -58,6 +61,21 @@ def checked_ttl_ms(ttl: object) -> int:
             f"ttl must be seconds above 0 and at most {TTL_MAX_SECONDS}, not {ttl!r:.80}"
         )
     return int(ttl * 1000)  # type: ignore[operator]
+
+
+def checked_span(span: object, *, name: str) -> timedelta:
+    """Return a length of time: from a millisecond to 36,500 days."""
+    if not isinstance(span, timedelta) or not _MILLISECOND <= span <= SPAN_MAX:
+        raise InvalidArgumentError(
+            f"{name} must be a timedelta above 0 and at most {SPAN_MAX.days} days,"
+            f" not {span!r:.80}"
+        )
+    return span
+
+
+def checked_span_ms(span: object, *, name: str) -> int:
+    """Return a length of time as milliseconds, fractions dropped."""
+    return checked_span(span, name=name) // _MILLISECOND
 
 
 def checked_text(text: object, *, name: str) -> str | None:

@@ -22,7 +22,9 @@ from quota_engine.errors import InvalidArgumentError
 from quota_engine.events import CHARGES, QUOTA_REFUNDED
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
+from quota_engine.prices.cost import Cost
 from quota_engine.prices.price import plain
+from quota_engine.units import is_credit, units_of
 from quota_engine.usage import Usage
 
 _COUNTS = tuple(field.name for field in fields(Usage) if field.name != "resolution")
@@ -125,6 +127,34 @@ def admitted_at(charge: ChargeEntry) -> datetime:
             return datetime.fromisoformat(told)
     latency_ms = charge.usage.get("latency_ms")
     return from_ms(charge.at_ms - (latency_ms if isinstance(latency_ms, int) else 0))
+
+
+def is_unbilled(fate: ChargeFate) -> bool:
+    """Whether the call ran without charge, for want of a price; corrections leave that so."""
+    return fate.charge is not None and bool(fate.charge.usage.get("unbilled"))
+
+
+def check_correctable(fate: ChargeFate, used: Usage | int) -> None:
+    """Raise ``InvalidArgumentError`` where a correction means nothing."""
+    assert fate.charge is not None
+    if corrects := fate.charge.usage.get("corrects"):
+        raise InvalidArgumentError(
+            f"{fate.charge.operation_id} is itself a correction: correct the call, {corrects}"
+        )
+    if is_unbilled(fate) and isinstance(used, int):
+        raise InvalidArgumentError(
+            f"{fate.charge.operation_id} ran unbilled and is charged nothing: pass a Usage to"
+            " correct its record, or debit what it owes"
+        )
+
+
+def units_now(quota: QuotaName, fate: ChargeFate, usage: Usage, cost: Cost | None) -> int:
+    """Return what a call is to be charged for a usage; one that ran unbilled stays so."""
+    if is_unbilled(fate):
+        return charged_units(fate)
+    if cost is not None and is_credit(quota.quota_type):
+        return cost.nano_units
+    return units_of(quota.quota_type, usage)
 
 
 def charged_units(fate: ChargeFate) -> int:

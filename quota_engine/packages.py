@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from quota_engine.amounts import AMOUNT_MAX, checked_amount
-from quota_engine.arguments import checked_text
+from quota_engine.arguments import checked_span, checked_text
 from quota_engine.commands import GrantTerms, IssueGrant
 from quota_engine.commands.arguments import details_text
 from quota_engine.errors import InvalidAmountError, InvalidArgumentError
@@ -26,7 +26,6 @@ PENDING, PAID, REFUNDED, CANCELLED = "pending", "paid", "refunded", "cancelled"
 #: Lines of one order, and days that a package is valid at most.
 LINES_MAX = 100
 ORDER_ID_LENGTH_MAX = 150
-VALID_DAYS_MAX = 36_500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +188,7 @@ def checked_package_terms(
         original_price=None
         if original_price is None
         else checked_money(original_price, name="original_price"),
-        valid_for=_checked_validity(valid_for),
+        valid_for=None if valid_for is None else checked_span(valid_for, name="valid_for"),
         per_user_limit=None
         if per_user_limit is None
         else checked_amount(per_user_limit, name="per_user_limit"),
@@ -200,18 +199,6 @@ def checked_package_terms(
     if terms.units > AMOUNT_MAX:
         raise InvalidAmountError(f"amount and bonus must be below 2**53, not {terms.units}")
     return terms
-
-
-def _checked_validity(valid_for: object) -> timedelta | None:
-    if valid_for is None:
-        return None
-    is_span = isinstance(valid_for, timedelta)
-    if not is_span or not timedelta(0) < valid_for <= timedelta(days=VALID_DAYS_MAX):  # type: ignore[operator]
-        raise InvalidArgumentError(
-            f"valid_for must be a timedelta above 0 and at most {VALID_DAYS_MAX} days,"
-            f" not {valid_for!r:.80}"
-        )
-    return valid_for  # type: ignore[return-value]
 
 
 def _checked_number(number: object, *, name: str) -> int:

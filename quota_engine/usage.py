@@ -108,6 +108,20 @@ def usage_counts(usage: Counted | Mapping[str, Any] | None) -> dict[str, Any] | 
         return None
     if isinstance(usage, Usage | Counted):  # a protocol is asked last: that takes a while
         return usage.counts()
+    return checked_usage(usage).counts()
+
+
+def checked_used(used: object, *, name: str = "usage") -> Usage | int:
+    """Return what a caller says was used: counts, or whole units of the quota type."""
+    if isinstance(used, Usage | Mapping):
+        return checked_usage(used)
+    return checked_amount(used, zero_allowed=True, name=name)
+
+
+def checked_usage(usage: object) -> Usage:
+    """Return a usage, or a mapping of its fields, as a ``Usage``."""
+    if isinstance(usage, Usage):
+        return usage
     if not isinstance(usage, Mapping):
         raise InvalidArgumentError(
             f"usage must be a Usage or a mapping of its fields, not {type(usage).__name__}"
@@ -117,7 +131,7 @@ def usage_counts(usage: Counted | Mapping[str, Any] | None) -> dict[str, Any] | 
         raise InvalidArgumentError(
             f"usage has no {', '.join(unknown)}; it knows {', '.join(sorted(_FIELDS))}"
         )
-    return Usage(**usage).counts()
+    return Usage(**usage)
 
 
 def _check_seconds(value: object, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from quota_engine import corrections, flows
 from quota_engine._sync.calling import Calling
 from quota_engine.amounts import checked_amount
-from quota_engine.arguments import checked_text, checked_ttl_ms
+from quota_engine.arguments import checked_span_ms, checked_text
 from quota_engine.commands import ChargeFate, Command, Refunded, RefundRequest
 from quota_engine.commands.arguments import details_text
 from quota_engine.corrections import CorrectedUsage, Used, admitted_at
@@ -22,8 +22,8 @@ from quota_engine.errors import (
 from quota_engine.ids import checked_id
 from quota_engine.keys import QuotaName
 from quota_engine.prices.cost import Cost
-from quota_engine.units import currency_of, is_credit, units_of
-from quota_engine.usage import Usage
+from quota_engine.units import currency_of, is_credit
+from quota_engine.usage import Usage, checked_used
 from quota_engine.waiting import in_place
 
 
@@ -55,7 +55,7 @@ class Refunding(Calling):
             refund_id=self._id(refund_id, "refund"),
             operation_id=checked_id(operation_id, name="operation id"),
             amount=None if amount is None else checked_amount(amount),
-            grace_ms=0 if grace is None else checked_ttl_ms(grace.total_seconds()),
+            grace_ms=0 if grace is None else checked_span_ms(grace, name="grace"),
             details=details_text(
                 {
                     "reference": checked_text(reference, name="reference"),
@@ -81,7 +81,8 @@ class Refunding(Calling):
         ``operation_id``: of the debit or capture, or the hold's id. ``usage``: what the call used
         in all, or units of the quota type. More than was charged is charged as used, less is
         refunded to the grants that paid, and a record of the difference is kept. Cost is counted
-        by the prices that were in force when the call was admitted. The same usage again changes
+        by the prices that were in force when the call was admitted; a call that ran unbilled stays
+        so, only its record is corrected. The same usage again changes
         nothing; two callers who correct a call at once have one effect, or
         ``IdempotencyConflictError``. Account and quota type are needed where the id is used in
         several quotas. Raises ``OperationNotFoundError``. Waits until the ledger has the call.
@@ -118,13 +119,13 @@ class Refunding(Calling):
         self, quota: QuotaName, fate: ChargeFate, usage: Usage | Mapping[str, Any] | int
     ) -> Used:
         """Return what a call used after all, in units and at the prices of its own time."""
-        if isinstance(usage, int):
-            return Used(units=checked_amount(usage, zero_allowed=True))
-        whole = usage if isinstance(usage, Usage) else Usage(**usage)
+        whole = checked_used(usage)
+        corrections.check_correctable(fate, whole)
+        if isinstance(whole, int):
+            return Used(units=whole)
         cost = self._cost_then(quota, fate, whole)
-        units = cost.nano_units if cost and is_credit(quota.quota_type) else None
         return Used(
-            units=units_of(quota.quota_type, whole) if units is None else units,
+            units=corrections.units_now(quota, fate, whole, cost),
             counts=whole.counts(),
             cost=None if cost is None else cost.amount,
             currency=None if cost is None else cost.currency,
@@ -147,7 +148,7 @@ class Refunding(Calling):
                 currency=currency or told.get("currency"),
             )
         except (PricingNotFoundError, InvalidArgumentError):
-            if is_credit(quota.quota_type):
+            if is_credit(quota.quota_type) and not corrections.is_unbilled(fate):
                 raise
             return None
 

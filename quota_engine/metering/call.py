@@ -18,7 +18,6 @@ from datetime import datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from quota_engine.amounts import checked_amount
 from quota_engine.commands import PlacedHold
 from quota_engine.errors import (
     EngineUnavailableError,
@@ -35,7 +34,7 @@ from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.plan import Arguments, Plan
 from quota_engine.metering.record import UsageRecord
 from quota_engine.units import currency_of, is_credit, units_of
-from quota_engine.usage import Usage
+from quota_engine.usage import Usage, checked_used
 
 log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")
@@ -124,7 +123,7 @@ class MeteredCall:
     def _estimated(self) -> Flow[Usage | int]:
         said = self._arguments.resolve(self.plan.estimate)
         if said is not None:
-            return as_used(said, name="estimate")
+            return checked_used(said, name="estimate")
         request = self._arguments.request()
         options: dict[str, Any] = {
             "usage_type": self.plan.usage_type,
@@ -204,7 +203,7 @@ class MeteredCall:
             used = said(response) if callable(said) else self._arguments.resolve(said)
             if used is None:
                 return extract(response, self.provider)
-            used = as_used(used, name="usage")
+            used = checked_used(used, name="usage")
         except Exception as error:  # the model has answered: its answer is not taken away
             return Anomaly(reason=f"usage= failed: {describe(error)}", raw={})
         if isinstance(used, int):
@@ -359,15 +358,6 @@ def describe(error: BaseException) -> str:
     """Return an exception in one short line."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return text.encode(errors="replace").decode()[: record.ERROR_LENGTH_MAX]
-
-
-def as_used(said: Any, *, name: str) -> Usage | int:
-    """Return what a caller says is used: units, a usage, or a mapping of its fields."""
-    if isinstance(said, Usage):
-        return said
-    if isinstance(said, Mapping):
-        return Usage(**said)
-    return checked_amount(said, zero_allowed=True, name=name)
 
 
 def checked_metadata(metadata: Any) -> Mapping[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quota_engine import InvalidArgumentError, OperationNotFoundError, Usage
+from quota_engine import InvalidAmountError, InvalidArgumentError, OperationNotFoundError, Usage
 from quota_engine.jobs.verify import verify
 from quota_engine.metering.record import UsageRecord
 from tests.engines import Engines
@@ -212,3 +212,39 @@ async def test_calls_without_a_price_now_stay_as_they_are(call: Engines) -> None
     assert (report.calls, report.unpriced, report.quotas) == (1, 1, ())
     with pytest.raises(InvalidArgumentError, match="after since"):
         await call("rerate", "openai", "gpt-y", since=now, until=now)
+
+
+async def test_a_call_that_ran_unbilled_stays_so(call: Engines) -> None:
+    await fund(call, "credit_usd", 10**9)
+    operation_id = await metered(call, "credit_usd")
+    await set_price(call, "input_token", "1000")
+    await set_price(call, "output_token", "2000")
+    with pytest.raises(InvalidArgumentError, match="ran unbilled"):
+        await call("correct_usage", operation_id, 5)
+    corrected = await call("correct_usage", operation_id, Usage(input_tokens=7))
+    assert (corrected.units, corrected.difference) == (0, 0)
+    assert await spent(call, "credit_usd", 10**9) == 0
+    told = await books_agree(call, "credit_usd")
+    assert sum(record.get("input_tokens", 0) for record in told) == 7
+
+
+async def test_a_correction_is_not_corrected(call: Engines) -> None:
+    await fund(call)
+    await set_price(call, "input_token", "1")
+    await set_price(call, "output_token", "2")
+    operation_id = await metered(call, "text_token")
+    corrected = await call("correct_usage", operation_id, 200)
+    [own_id] = corrected.operation_ids
+    with pytest.raises(InvalidArgumentError, match=operation_id):
+        await call("correct_usage", own_id, 150)
+
+
+@pytest.mark.parametrize("usage", ["many", None, 1.5, True, {"tokens": 3}, {"input_tokens": -1}])
+async def test_nonsense_is_refused(call: Engines, usage: Any) -> None:
+    await fund(call)
+    await set_price(call, "input_token", "1")
+    await set_price(call, "output_token", "2")
+    operation_id = await metered(call, "text_token")
+    with pytest.raises((InvalidArgumentError, InvalidAmountError)):
+        await call("correct_usage", operation_id, usage)
+    assert await spent(call) == 150

@@ -12,6 +12,7 @@ import pytest
 from quota_engine import (
     IdempotencyConflictError,
     InvalidAmountError,
+    InvalidArgumentError,
     OperationNotFoundError,
     QuotaEngine,
     QuotaFrozenError,
@@ -87,6 +88,16 @@ async def test_a_hold_s_id_means_its_capture(call: Any) -> None:
     refunded = await call("refund", *TOKENS, hold.hold_id, 10)
     assert refunded.operation_id == captured.operation_id
     assert (await call("read_balance", *TOKENS)).balance == 80
+
+
+async def test_a_grace_is_a_length_of_time(call: Any) -> None:
+    await call("issue_grant", *TOKENS, 100)
+    await call("debit", *TOKENS, 10, operation_id="d")
+    for grace in (60, timedelta(0), timedelta(days=36_501)):
+        with pytest.raises(InvalidArgumentError, match="grace must be a timedelta"):
+            await call("refund", *TOKENS, "d", 1, grace=grace)
+    await call("refund", *TOKENS, "d", 1, grace=timedelta(days=30))
+    await is_sound(call)
 
 
 async def test_what_is_no_charge_is_not_given_back(call: Any) -> None:
