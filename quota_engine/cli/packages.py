@@ -10,6 +10,7 @@ import typer
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+from quota_engine.errors import InvalidArgumentError
 
 packages = command_group("Define and list what is sold. No version is ever changed.")
 purchases = command_group("Take payments of orders, list them, and give them back.")
@@ -139,7 +140,7 @@ def pay(
         if account is None and not package:
             order = engine.pay_order(order_id)
         elif account is None or not package:
-            raise typer.BadParameter("--account and --package go together")
+            raise InvalidArgumentError("--account and --package go together")
         else:
             order = engine.purchase(account, package, order_id)
     print_rows(order.lines, LINE, as_json=as_json)

@@ -7,7 +7,7 @@ Each page is one statement, so a head, its grants and its holds are as of one in
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, Row, text
 
@@ -112,7 +112,7 @@ def sums_as_of(
 
     None when every entry from ``version`` on is later.
     """
-    asked = {**_named(quota), "version": version, "limit": LATER_MAX}
+    asked = {**asdict(quota), "version": version, "limit": LATER_MAX}
     for row in connection.execute(_LATER, asked):
         if _event_id(row.event_id) <= last_id:
             sums = (row.version, row.chain, row.balance_after, row.held_after, row.debt_after)
@@ -126,7 +126,7 @@ def freeze(connection: Connection, quota: QuotaName, shard: int, reason: str) ->
 
     One that the ledger does not know yet begins frozen.
     """
-    asked = {**_named(quota), "shard": shard, "genesis": GENESIS, "reason": reason}
+    asked = {**asdict(quota), "shard": shard, "genesis": GENESIS, "reason": reason}
     return connection.execute(_FREEZE, asked).rowcount > 0
 
 
@@ -160,7 +160,3 @@ def _event_id(stored: str | None) -> EventId:
         return EventId.parse(stored or "")
     except ValueError:
         return _NO_ID
-
-
-def _named(quota: QuotaName) -> dict[str, object]:
-    return {"account": quota.account, "quota_type": quota.quota_type}

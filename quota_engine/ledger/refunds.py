@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -25,12 +26,11 @@ from quota_engine.errors import (
 from quota_engine.events import CHARGES, TELL_USAGE, parse_movements
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
+from quota_engine.ledger.locks import lock_named
 from quota_engine.ledger.snapshots import find_operation
 
 #: What a caller may name instead of a charge: the hold that was captured or released.
 SUFFIXES = ("", ":capture", ":release")
-
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:charge, 0))")
 
 _CHARGES = text("""
 SELECT e.operation_id, e.kind, e.at_ms, e.amount, e.shortfall, e.details, e.movements,
@@ -50,13 +50,13 @@ _HEAD = text("SELECT version FROM quotas WHERE account = :account AND quota_type
 
 def find_charge(connection: Connection, quota: QuotaName, operation_id: str) -> ChargeFate:
     """Return a charge (or an entry that tells of a call's usage) and its corrections."""
-    head = connection.execute(_HEAD, _named(quota)).scalar() or 0
+    head = connection.execute(_HEAD, asdict(quota)).scalar() or 0
     main = _entry_of(connection, quota, operation_id)
     if main is None:
         return ChargeFate(version=head)
     place = f"{main.operation_id}{CORRECTION}"
     asked = {"ids": [], "first": place, "last": f"{place[:-1]};"}
-    corrections = connection.execute(_CHARGES, {**_named(quota), **asked}).all()
+    corrections = connection.execute(_CHARGES, {**asdict(quota), **asked}).all()
     return ChargeFate(
         version=head,
         charge=_charge_entry(main),
@@ -91,7 +91,7 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
         raise OperationNotFoundError(
             f"{quota} has no charge by the operation id {request.operation_id}"
         )
-    connection.execute(_LOCK, {"charge": f"{quota}|{charge.operation_id}"})
+    lock_named(connection, f"charge:{quota}|{charge.operation_id}")
     if (known := _recorded(connection, request)) is not None:
         return known
     earlier = connection.execute(
@@ -120,7 +120,7 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
     )
     connection.execute(
         insert(tables.refunds).values(
-            **_named(quota),
+            **asdict(quota),
             refund_id=command.refund_id,
             operation_id=command.charge_id,
             amount=amount,
@@ -182,7 +182,7 @@ def _recorded(connection: Connection, request: RefundRequest) -> RecordedRefund 
 def _entry_of(connection: Connection, quota: QuotaName, operation_id: str) -> Row[Any] | None:
     """Return the entry that an operation id names: a charge, or the end of a hold."""
     ids = [operation_id + suffix for suffix in SUFFIXES]
-    rows = connection.execute(_CHARGES, {**_named(quota), "ids": ids, "first": "", "last": ""})
+    rows = connection.execute(_CHARGES, {**asdict(quota), "ids": ids, "first": "", "last": ""})
     found = {row.operation_id: row for row in rows if row.kind in TELL_USAGE}
     return next((found[id_] for id_ in ids if id_ in found), None)
 
@@ -255,7 +255,3 @@ def _number(row: Row[Any]) -> tuple[int, str]:
 def _of(quota: QuotaName, table: Any = None) -> Sequence[Any]:
     columns = (tables.refunds if table is None else table).c
     return (columns.account == quota.account, columns.quota_type == quota.quota_type)
-
-
-def _named(quota: QuotaName) -> dict[str, object]:
-    return {"account": quota.account, "quota_type": quota.quota_type}

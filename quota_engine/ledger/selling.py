@@ -8,10 +8,11 @@ grants are promised in the transaction that marks it paid, so a payment that is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from quota_engine.errors import (
@@ -23,6 +24,7 @@ from quota_engine.errors import (
 from quota_engine.ledger import sale_tables as tables
 from quota_engine.ledger.intents import record_intent
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.locks import lock_named
 from quota_engine.packages import (
     CANCELLED,
     PAID,
@@ -35,7 +37,6 @@ from quota_engine.packages import (
     issue_of,
 )
 
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _TERMS = tuple(PackageTerms.__slots__)
 
 
@@ -50,7 +51,7 @@ class SaleTables:
     def define_package(self, name: str, terms: PackageTerms, *, is_active: bool) -> Package:
         """Return the newest version, made if the terms are others than its own."""
         with self._ledger.transaction() as connection:
-            connection.execute(_LOCK, {"name": f"package:{name}"})
+            lock_named(connection, f"package:{name}")
             newest = _newest(connection, name)
             if newest is None or newest.terms != terms:
                 connection.execute(
@@ -107,7 +108,7 @@ class SaleTables:
         The same order again is replayed; another one by the same id is a conflict.
         """
         with self._ledger.transaction() as connection:
-            connection.execute(_LOCK, {"name": f"order:{order_id}"})
+            lock_named(connection, f"order:{order_id}")
             return _ordered(connection, account, names, order_id)
 
     def pay(
@@ -119,12 +120,12 @@ class SaleTables:
         ``of``: account and packages, ordered in the same step where nobody has.
         """
         with self._ledger.transaction() as connection:
-            connection.execute(_LOCK, {"name": f"order:{order_id}"})
+            lock_named(connection, f"order:{order_id}")
             order = (
                 _order(connection, order_id) if of is None else _ordered(connection, *of, order_id)
             )
             if order.state == PAID:
-                return _as_replayed(order)
+                return replace(order, replayed=True)
             if order.state != PENDING:
                 raise PurchaseRefusedError(
                     f"order {order_id} is {order.state}, and not paid again"
@@ -153,10 +154,10 @@ class SaleTables:
         """Mark a paid order as refunded, or a pending one as cancelled."""
         wanted = {REFUNDED: PAID, CANCELLED: PENDING}[state]
         with self._ledger.transaction() as connection:
-            connection.execute(_LOCK, {"name": f"order:{order_id}"})
+            lock_named(connection, f"order:{order_id}")
             order = _order(connection, order_id)
             if order.state == state:
-                return _as_replayed(order)
+                return replace(order, replayed=True)
             if order.state != wanted:
                 raise PurchaseRefusedError(f"order {order_id} is {order.state}, not {wanted}")
             table = tables.purchases
@@ -177,9 +178,9 @@ def _ordered(connection: Connection, account: str, names: Sequence[str], order_i
             raise IdempotencyConflictError(
                 f"order {order_id} is one of {told} for {found[0].account}"
             )
-        return _as_replayed(_order(connection, order_id))
+        return replace(_order(connection, order_id), replayed=True)
     for name in sorted(set(names)):  # in one order, so that two orders can't wait for each other
-        connection.execute(_LOCK, {"name": f"purchases:{account}:{name}"})
+        lock_named(connection, f"purchases:{account}:{name}")
     for number, name in enumerate(names, start=1):
         _refuse_too_many(connection, account, name)
         package = _found(connection, name)
@@ -282,16 +283,6 @@ def _order(connection: Connection, order_id: str) -> Order:
         raise PurchaseNotFoundError(f"there is no order {order_id}")
     first = lines[0]
     return Order(order_id=order_id, account=first.account, state=first.state, lines=tuple(lines))
-
-
-def _as_replayed(order: Order) -> Order:
-    return Order(
-        order_id=order.order_id,
-        account=order.account,
-        state=order.state,
-        lines=order.lines,
-        replayed=True,
-    )
 
 
 def _package(row: Row[Any]) -> Package:

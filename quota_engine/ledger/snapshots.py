@@ -7,7 +7,7 @@ makes a stale snapshot harmless: Redis refuses it.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from sqlalchemy import Connection, Row, text
@@ -112,7 +112,7 @@ def read_snapshot(
 ) -> Snapshot:
     """Return the quota's newest state, its shard's epoch, and the operations of a horizon."""
     row = connection.execute(
-        _SNAPSHOT, {**_named(quota), "shard": shard, "horizon_ms": horizon_ms}
+        _SNAPSHOT, {**asdict(quota), "shard": shard, "horizon_ms": horizon_ms}
     ).one_or_none()
     if row is None:
         raise EngineUnavailableError(
@@ -139,14 +139,14 @@ def find_operation(
 ) -> Operation | None:
     """Return the entry that first used an operation id, as the answer that it was given."""
     row = connection.execute(
-        _FIND_OPERATION, {**_named(quota), "operation_id": operation_id}
+        _FIND_OPERATION, {**asdict(quota), "operation_id": operation_id}
     ).one_or_none()
     return None if row is None else _operation(row)
 
 
 def find_fate(connection: Connection, quota: QuotaName, operation_id: str) -> OperationFate:
     """Return what an operation was answered, and the quota's head, as of one instant."""
-    asked = {**_named(quota), "operation_id": operation_id}
+    asked = {**asdict(quota), "operation_id": operation_id}
     head, *answer = connection.execute(_FIND_FATE, asked).one()
     return OperationFate(head or 0, None if answer[0] is None else _operation(answer))
 
@@ -157,7 +157,7 @@ def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFat
 
     One whose placing is in quarantine was placed, too: somebody was told so, and may have used it.
     """
-    named = {**_named(quota), "quota": str(quota)}
+    named = {**asdict(quota), "quota": str(quota)}
     asked = {**named, "hold_id": hold_id, "operation_id": f"{hold_id}:capture"}
     head, was_placed, *capture = connection.execute(_FIND_HOLD, asked).one()
     return HoldFate(
@@ -168,10 +168,6 @@ def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFat
 
 
 _OPERATION_FIELDS = tuple(field.name for field in fields(Operation))
-
-
-def _named(quota: QuotaName) -> dict[str, object]:
-    return {"account": quota.account, "quota_type": quota.quota_type}
 
 
 def _hold(values: list[Any]) -> HoldState:
