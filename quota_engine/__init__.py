@@ -41,6 +41,7 @@ from quota_engine.errors import (
     QuotaInsufficientError,
 )
 from quota_engine.history import HistoryEntry
+from quota_engine.listed import ListedGrant
 from quota_engine.recorded import RecordedCall
 from quota_engine.statements import Statement
 from quota_engine.usage import Usage
@@ -70,6 +71,7 @@ __all__ = [
     "InvalidAmountError",
     "InvalidArgumentError",
     "IssuedGrant",
+    "ListedGrant",
     "ModelDisabledError",
     "OperationCancelledError",
     "OperationNotFoundError",

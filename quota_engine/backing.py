@@ -26,6 +26,7 @@ from quota_engine.corrections import CallOfModel
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
+from quota_engine.listed import ListedGrant
 from quota_engine.packages import Order, Package, PackageTerms, Purchase
 from quota_engine.plans import Plan, PlanTerms
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
@@ -97,9 +98,12 @@ class PlanStore(Protocol):
 
 
 class StatementStore(Protocol):
-    """Statements from the ledger, as far as it was persisted."""
+    """Statements and grants from the ledger, as far as it was persisted."""
 
     def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
+    def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
+        """Return PostgreSQL's now, and every grant of a quota with the state it has there."""
+
     def quota_types_of(self, account: str) -> Sequence[str]: ...
 
 

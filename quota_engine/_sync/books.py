@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from quota_engine import flows
 from quota_engine._sync.calling import Calling
 from quota_engine._sync.replaying import Replayer
 from quota_engine.arguments import checked_text
+from quota_engine.commands import ReadBalance
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.ids import checked_account
+from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
+from quota_engine.listed import ListedGrant, checked_grant_query, in_order, laid_over
 from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
@@ -99,6 +102,49 @@ class Books(Calling):
     def _stated(self, quota: QuotaName, period: Period) -> Statement:
         self._transport.drive(flows.booked(quota))
         return in_place(self._backing.statement_store.read_statement, quota, period)
+
+    def grants(
+        self,
+        account: str,
+        quota_type: str | None = None,
+        *,
+        state: str | None = None,
+        expiring_within: timedelta | None = None,
+    ) -> Sequence[ListedGrant]:
+        """
+        Return the grants of an account as they are now, in the order of their making.
+
+        ``state``: promised, pending, active, exhausted, expired or voided. ``expiring_within``:
+        only those that may still be used and end by then, the next one first. An unknown account
+        has none. Raises ``InvalidArgumentError``. Reads Redis and PostgreSQL; waits for the drain
+        of the shard where only its entries tell what became of a grant.
+        """
+        query = checked_grant_query(state, expiring_within)
+        name = checked_account(account)
+        self._transport.connect()
+        if quota_type is not None:
+            quotas = [self._quota(name, quota_type)]
+        else:
+            types = in_place(self._backing.statement_store.quota_types_of, name)
+            quotas = [QuotaName(name, one) for one in types]
+        found: list[ListedGrant] = []
+        for quota in quotas:
+            now, listed = self._listed(quota)
+            found += [grant for grant in listed if query.fits(grant, now)]
+        return in_order(found, query)
+
+    def _listed(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
+        """Return now, and a quota's grants as they are now."""
+        for attempt in (1, 2):
+            balance = self._transport.drive(flows.settled(ReadBalance(quota=quota)))
+            read = in_place(self._backing.statement_store.read_grants, quota)
+            now_ms = self._transport.now_ms()
+            now = read[0] if now_ms is None else from_ms(now_ms)
+            found, is_clear = laid_over(read[1], balance, now)
+            if is_clear or attempt == 2:
+                break
+            self._transport.drive(flows.booked(quota))
+        return now, found
 
     def drain(self) -> int:
         """Persist everything that is pending now; return how many entries that was."""

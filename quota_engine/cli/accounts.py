@@ -226,13 +226,15 @@ def _limit(value: int | None) -> int | str:
 
 
 def _plain(standing: Standing) -> dict[str, Any]:
+    from quota_engine.listed import USABLE
+
     balance = standing.balance
     return {
         **{name: getattr(balance, name) for name in BALANCES},
         "grants": [
             {name: getattr(grant, name) for name in (*GRANTS[1:], "starts_at", "reference")}
             for grant in standing.grants
-            if grant.remaining or grant.reserved or grant.state == "promised"
+            if grant.state in USABLE or grant.reserved
         ],
         "holds": [{name: getattr(hold, name) for name in HOLDS[1:]} for hold in standing.holds],
     }

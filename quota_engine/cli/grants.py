@@ -14,6 +14,7 @@ from quota_engine.cli.opening import (
     Reference,
     opened_engine,
     parse_instant,
+    parse_span,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
 
@@ -101,31 +102,30 @@ def void(
 def list_(
     account: Account,
     quota_type: Annotated[str | None, typer.Argument(help="Default: every quota type.")] = None,
+    *,
+    state: Annotated[
+        str | None,
+        typer.Option(help="promised, pending, active, exhausted, expired or voided."),
+    ] = None,
+    expiring_within: Annotated[
+        str | None,
+        typer.Option(help="Only what can be used and ends by then: 7d, 36h. The next one first."),
+    ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", help="Also those that are used up, expired or voided.")
+        bool, typer.Option("--all", help="Also those that are exhausted, expired or voided.")
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """
-    Show the grants of an account that have something left, in the order of their making.
+    Show the grants of an account that may still be used, in the order of their making.
 
-    Example: quota-engine grants list user:42 --all
+    Example: quota-engine grants list user:42 --expiring-within 7d
     """
-    from quota_engine.cli.standing import grants_of, quotas_of
+    from quota_engine.listed import USABLE
 
+    span = parse_span(expiring_within, name="--expiring-within")
     with opened_engine() as engine:
-        grants = [
-            grant
-            for quota in quotas_of(engine, account, quota_type)
-            for grant in grants_of(engine, engine.read_balance(quota.account, quota.quota_type))
-            if everything or grant.remaining or grant.reserved or grant.state == "promised"
-        ]
-    rows = [
-        {
-            "account": grant.quota.account,
-            "quota_type": grant.quota.quota_type,
-            **{name: getattr(grant, name) for name in (*COLUMNS[1:], "description")},
-        }
-        for grant in grants
-    ]
+        found = engine.grants(account, quota_type, state=state, expiring_within=span)
+    is_all = everything or state is not None
+    rows = [grant for grant in found if is_all or grant.state in USABLE or grant.reserved]
     print_rows(rows, COLUMNS, as_json=as_json, empty=f"{account} has no grants")

@@ -61,3 +61,16 @@ def parse_instant(text: str | None, *, name: str) -> datetime | None:
             f" {instant.isoformat()}+08:00"
         )
     return instant
+
+
+def parse_span(text: str | None, *, name: str) -> timedelta | None:
+    """Return the time that a number and its unit say: ``7d``."""
+    if text is None:
+        return None
+    span = _FROM_NOW.match(f"+{text}")
+    try:
+        if span:
+            return timedelta(**{_UNITS[span[2]]: int(span[1])})
+    except OverflowError:
+        pass
+    raise InvalidArgumentError(f"{name} {text!r} is no time: write 7d or 36h (s, m, h, d, w)")

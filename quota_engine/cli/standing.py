@@ -8,37 +8,26 @@ anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from quota_engine.arguments import checked_quota
-from quota_engine.chain import INTENT, LIVE, PENDING
 from quota_engine.commands import Balance
 from quota_engine.commands.reconcile import SnapshotQuota
 from quota_engine.engine import QuotaEngine
 from quota_engine.errors import InvalidArgumentError, QuotaError
-from quota_engine.events import (
-    GRANT_EXPIRED,
-    GRANT_ISSUED,
-    GRANT_VOIDED,
-    HOLD_PLACED,
-    MalformedEntryError,
-    UnknownFormatError,
-    parse_entry,
-)
+from quota_engine.events import HOLD_PLACED
 from quota_engine.instants import from_ms
 from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
-from quota_engine.ledger.listing import ListedGrant, ListedHold
+from quota_engine.ledger.listing import ListedHold
+from quota_engine.listed import ListedGrant
 from quota_engine.outbox import Outbox, quota_line
 
 PAGE = 200
 #: How a hold is called among a quota's changes: see lua/lib/due.lua.
 _HOLD_CHANGE = "a:"
-#: What an entry makes of a grant that Redis no longer counts.
-_FATES = {GRANT_ISSUED: "used up", GRANT_EXPIRED: "expired", GRANT_VOIDED: "voided"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,57 +70,9 @@ def standings(engine: QuotaEngine, account: str, quota_type: str | None) -> list
         if balance.version == 0 and quota_type is None:
             continue
         holds = holds_of(engine, [quota]) if balance.held else []
-        grants = grants_of(engine, balance)
+        grants = engine.grants(account, quota.quota_type)
         found.append(Standing(balance=balance, grants=tuple(grants), holds=tuple(holds)))
     return found
-
-
-def grants_of(engine: QuotaEngine, balance: Balance) -> list[ListedGrant]:
-    """Return every grant of a quota: with the ledger's words, and what Redis says is left."""
-    with engine.deployment.ledger.transaction() as sql:
-        listed = listing.grants_of(sql, balance.account, balance.quota_type)
-    now = {grant.grant_id: grant for grant in (*balance.grants, *balance.pending_grants)}
-    fates = _pending_fates(engine, QuotaName(balance.account, balance.quota_type))
-    found = []
-    for grant in listed:
-        current = now.get(grant.grant_id)
-        if current is not None:
-            changed = replace(
-                grant,
-                state=current.state,
-                remaining=current.remaining,
-                reserved=current.reserved,
-                starts_at=current.starts_at,
-            )
-        elif grant.grant_id in fates:
-            changed = replace(grant, state=fates[grant.grant_id], remaining=0)
-        elif grant.state in (LIVE, PENDING):
-            changed = replace(grant, state=_ended_state(grant), remaining=0)
-        else:
-            changed = replace(grant, state="promised" if grant.state == INTENT else grant.state)
-        found.append(changed)
-    return found
-
-
-def _pending_fates(engine: QuotaEngine, quota: QuotaName) -> dict[str, str]:
-    """Return what became of grants by entries that are not in the ledger yet."""
-    deployment = engine.deployment
-    shard = deployment.ledger.shard_of(quota)
-    cursor = deployment.ledger.read_shards()[shard].cursor
-    fates = {}
-    for event in Outbox(deployment.client, shard).pending_of(quota, cursor):
-        with suppress(MalformedEntryError, UnknownFormatError, UnicodeDecodeError):
-            entry = parse_entry(event.entry.decode())
-            if entry.kind in _FATES:
-                fates[entry.subject] = _FATES[entry.kind]
-    return fates
-
-
-def _ended_state(grant: ListedGrant) -> str:
-    """Return how a grant is called that Redis no longer counts, and the ledger still does."""
-    if grant.expires_at is not None and grant.expires_at <= datetime.now(UTC):
-        return "expired"
-    return "used up"
 
 
 def holds_of(engine: QuotaEngine, quotas: Sequence[QuotaName]) -> list[ListedHold]:

@@ -17,24 +17,7 @@ from quota_engine.chain import OPEN
 from quota_engine.instants import from_ms, from_ms_or_none
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedGrant:
-    """A grant as the ledger has it. ``starts_at`` None: when it is applied."""
-
-    quota: QuotaName
-    grant_id: str
-    state: str
-    amount: int
-    remaining: int
-    reserved: int
-    priority: int
-    starts_at: datetime | None
-    expires_at: datetime | None
-    source: str | None
-    reference: str | None
-    description: str | None
+from quota_engine.listed import ListedGrant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +126,8 @@ def _of(table: Table, account: str | None, quota_type: str | None) -> list[Colum
 
 def _grant(row: Any) -> ListedGrant:
     return ListedGrant(
-        quota=QuotaName(row.account, row.quota_type),
+        account=row.account,
+        quota_type=row.quota_type,
         grant_id=row.grant_id,
         state=row.state,
         amount=row.amount,

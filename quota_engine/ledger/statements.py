@@ -1,5 +1,7 @@
 """
-Statements from the ledger's entries: where a period begins and ends in a log, and sums between.
+What is asked about an account's past: statements from the ledger's entries, and grants.
+
+A statement needs to know where its period begins and ends in a log, and sums between.
 
 A period is cut by places of the log, so a statement's closing is the next one's opening, whatever
 the clocks did: an entry belongs to the period of the latest instant that any entry up to it tells.
@@ -7,12 +9,15 @@ the clocks did: an entry belongs to the period of the latest instant that any en
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection, text
 
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.listed import ListedGrant
 from quota_engine.statements import Period, Place, Statement, Sum, statement_of
 
 # The first entry of either instant or later begins what comes after it.
@@ -62,6 +67,12 @@ class StatementTables:
         with self._ledger.transaction() as connection:
             connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
             return _statement(connection, quota, period)
+
+    def read_grants(self, quota: QuotaName) -> tuple[datetime, list[ListedGrant]]:
+        """Return PostgreSQL's now, and every grant of a quota with the state it has there."""
+        with self._ledger.transaction() as connection:
+            now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            return now, listing.grants_of(connection, quota.account, quota.quota_type)
 
     def quota_types_of(self, account: str) -> list[str]:
         """Return the quota types that the ledger knows of an account."""

@@ -64,8 +64,8 @@ def test_a_grant_is_issued_listed_and_voided(cli: Cli) -> None:
     assert (again["amount"], again["source"], again["expires_at"]) == (7, "admin_grant", None)
     listed = cli.json("grants", "list", ACCOUNT)
     assert [(row["grant_id"], row["remaining"], row["state"]) for row in listed] == [
-        ("g1", 5_000, "live"),
-        ("g2", 7, "live"),
+        ("g1", 5_000, "active"),
+        ("g2", 7, "active"),
     ]
     assert listed[0]["reference"] == "单:7"
     voided = cli.json("grants", "void", ACCOUNT, "text_token", "g1", "--actor", "李")
