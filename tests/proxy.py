@@ -114,6 +114,8 @@ class Proxy:
             finally:
                 with self._lock:
                     self._pairs.discard(pair)
+                with suppress(OSError):  # closing alone does not end what another thread reads
+                    server.shutdown(socket.SHUT_RDWR)
 
     def _pass_both_ways(self, client: socket.socket, server: socket.socket) -> None:
         doomed = threading.Event()

@@ -17,7 +17,7 @@ from typing import Literal
 
 import psycopg
 import redis
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy import exc as sql_errors
 
 from quota_engine.commands.outbox import NotePersisted
@@ -39,8 +39,6 @@ OnFreeze = Callable[[QuotaName, str], None]
 
 BATCH_MAX = 2_000
 LOCK_WAIT_MS = 5_000
-#: A persister that was stopped (SIGSTOP) in its transaction loses it after this, and its lock.
-IDLE_TIMEOUT_MS = 30_000
 DRAIN_TIMEOUT_S = 60.0
 
 Status = Literal["persisted", "empty", "locked", "stopped"]
@@ -161,10 +159,6 @@ def _note_persisted(client: redis.Redis, outcome: PersistOutcome, page: OutboxPa
 
 def _locked(connection: Connection, shard: int, wait: bool) -> ShardState | None:
     """Return the shard's row, locked, or None while another has it."""
-    connection.execute(
-        text("SELECT set_config('idle_in_transaction_session_timeout', :timeout, true)"),
-        {"timeout": f"{IDLE_TIMEOUT_MS}ms"},
-    )
     try:
         state = lock_shard(connection, shard, LOCK_WAIT_MS if wait else None)
     except sql_errors.OperationalError as error:

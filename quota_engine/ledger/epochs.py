@@ -17,6 +17,7 @@ from quota_engine.events import GENESIS, Event, EventId
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
 from quota_engine.ledger.history import QuotaHead, quota_head
+from quota_engine.ledger.locks import bound
 from quota_engine.ledger.shards import Deployment, ShardState, read_deployment, read_shards
 
 
@@ -74,10 +75,6 @@ UNKNOWN = "unknown"
 #: A gate that was stopped (SIGSTOP) in its transaction loses it after this, and its locks.
 IDLE_TIMEOUT_MS = 90_000
 
-_BOUNDS = text("""
-SELECT set_config('lock_timeout', :wait, true),
-    set_config('idle_in_transaction_session_timeout', :idle, true)
-""")
 _LOCK = text("SELECT shard FROM shards ORDER BY shard FOR UPDATE")
 
 _KNOWN = text("""
@@ -161,7 +158,7 @@ def lock_recorded(connection: Connection, wait_ms: int) -> Recorded:
 
     Nobody persists, trims or opens meanwhile. Raises ``EngineUnavailableError`` after ``wait_ms``.
     """
-    connection.execute(_BOUNDS, {"wait": f"{wait_ms}ms", "idle": f"{IDLE_TIMEOUT_MS}ms"})
+    bound(connection, wait_ms=wait_ms, idle_ms=IDLE_TIMEOUT_MS)
     try:
         connection.execute(_LOCK)
     except exc.OperationalError as error:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from quota_engine.events import EventId
 from quota_engine.ledger import tables
+from quota_engine.ledger.locks import bound
 
 NOTHING_SEEN = EventId(0, 0)
 
@@ -91,14 +92,12 @@ def lock_shard(connection: Connection, shard: int, wait_ms: int | None) -> Shard
     """
     Lock a shard's row until the transaction ends; return it, or None while another has it.
 
-    ``wait_ms`` None: look once. Else the wait is bounded, ``sqlalchemy.exc.OperationalError``
-    (LockNotAvailable) ends it, and None means that there is no such shard.
+    The transaction may not stand idle for long: see ``locks``. ``wait_ms`` None: look once. Else
+    the wait is bounded, ``sqlalchemy.exc.OperationalError`` (LockNotAvailable) ends it, and None
+    means that there is no such shard.
     """
     wanted = select(tables.shards).where(tables.shards.c.shard == shard)
-    if wait_ms is not None:
-        connection.execute(
-            text("SELECT set_config('lock_timeout', :wait, true)"), {"wait": f"{wait_ms}ms"}
-        )
+    bound(connection, wait_ms=wait_ms)
     row = connection.execute(wanted.with_for_update(skip_locked=wait_ms is None)).one_or_none()
     return None if row is None else _state(row)
 

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import EventId
@@ -20,6 +20,8 @@ from quota_engine.jobs.persist import drain, persist_batch
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
+from quota_engine.ledger.locks import lock_named
+from quota_engine.ledger.shards import lock_shard
 from quota_engine.outbox import Outbox
 from quota_engine.scripts import load_scripts
 from tests.entries import LogWriter, Written
@@ -154,7 +156,7 @@ def test_a_stopped_persister_loses_its_lock_and_cannot_finish(
 def test_a_persister_in_its_transaction_has_an_idle_timeout(
     outbox: OutboxWriter, written: list[Written], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quota_engine.jobs.persist.IDLE_TIMEOUT_MS", 100)
+    monkeypatch.setattr("quota_engine.ledger.locks.IDLE_TIMEOUT_MS", 100)
     slept: list[str] = []
 
     def dawdle(name: str) -> None:
@@ -166,3 +168,26 @@ def test_a_persister_in_its_transaction_has_an_idle_timeout(
     with pytest.raises(EngineUnavailableError):
         persist_batch(outbox.client, outbox.ledger, 0)
     finish(outbox, written)
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        pytest.param(lambda connection: lock_shard(connection, 0, 10_000), id="a shard"),
+        pytest.param(lambda connection: lock_named(connection, "order:7"), id="a name"),
+    ],
+)
+def test_who_vanished_with_a_lock_keeps_it_for_a_moment_only(
+    outbox: OutboxWriter, monkeypatch: pytest.MonkeyPatch, lock: Callable[[Connection], object]
+) -> None:
+    monkeypatch.setattr("quota_engine.ledger.locks.IDLE_TIMEOUT_MS", 100)
+
+    def vanish() -> None:
+        with outbox.ledger.transaction() as vanished:
+            lock(vanished)  # and no word any more, as of a machine that lost its power
+            with outbox.ledger.transaction() as other:
+                other.execute(text("SET LOCAL statement_timeout = '10s'"))
+                lock(other)
+
+    with pytest.raises(EngineUnavailableError, match="idle"):
+        vanish()

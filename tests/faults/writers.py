@@ -187,9 +187,7 @@ def ask(
     while True:
         call.attempts += 1
         try:
-            answer = method(engine())
-            if getattr(answer, "spooled", False):
-                raise EngineUnavailableError("it waits in the spool, and is asked for again")
+            answer = told_by(engine(), method)
         except EngineUnavailableError as error:
             call.error, call.failed = str(error), time.monotonic()
             if time.monotonic() >= give_up_at():
@@ -207,6 +205,14 @@ def ask(
         else:
             note_answer(call, answer)
             return answer
+
+
+def told_by(engine: QuotaEngine, method: Callable[[QuotaEngine], Any]) -> Any:
+    """Return what Redis answered; that an operation waits in the spool is no answer yet."""
+    answer = method(engine)
+    if getattr(answer, "spooled", False):
+        raise EngineUnavailableError("it waits in the spool, and is asked for again")
+    return answer
 
 
 def note_answer(call: Call, answer: Any) -> None:

@@ -46,6 +46,7 @@ from tests.faults.writers import (
     place_hold,
     refund,
     release,
+    told_by,
     void_grant,
 )
 from tools.nemesis.chronicle import Chronicle
@@ -174,7 +175,7 @@ class Client:
         self._chronicle.begun(call)
         if self._cancel(call):
             with suppress(EngineUnavailableError, OperationCancelledError):
-                answer = method(self._engine)
+                answer = told_by(self._engine, method)
                 self._chronicle.fault(f"{call} was cancelled, and answered {answer}")
         self._end(call)
 
@@ -186,7 +187,7 @@ class Client:
         if call.ended < time.monotonic() - REPEAT_SECONDS:
             return
         try:
-            answer = method(self._engine)
+            answer = told_by(self._engine, method)
         except EngineUnavailableError:
             return
         told = [(one.amount, getattr(one, "version", None)) for one in (first, answer)]
@@ -201,7 +202,7 @@ class Client:
         while call.outcome == "unknown" and time.monotonic() < self.give_up_at:
             call.attempts += 1
             try:
-                answer = method(self._engine)
+                answer = told_by(self._engine, method)
             except (EngineUnavailableError, BackpressureError) as error:
                 if isinstance(error, BackpressureError) and call.verb != "issue_grant":
                     self._refused(call, error)
