@@ -39,6 +39,8 @@ from quota_engine.errors import (
     QuotaError,
     QuotaFrozenError,
     QuotaInsufficientError,
+    SubscriptionNotFoundError,
+    SubscriptionRefusedError,
 )
 from quota_engine.history import HistoryEntry
 from quota_engine.listed import ListedGrant
@@ -90,6 +92,8 @@ __all__ = [
     "Refunded",
     "ReleasedHold",
     "Statement",
+    "SubscriptionNotFoundError",
+    "SubscriptionRefusedError",
     "Usage",
     "VoidedGrant",
     "configure",

@@ -48,11 +48,11 @@ from quota_engine.jobs.thaw import ThawReport
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
-from quota_engine.ledger.plans import PlanTables
 from quota_engine.ledger.pricing import PriceTables
 from quota_engine.ledger.quarantine import InDoubt, in_doubt
 from quota_engine.ledger.selling import SaleTables
 from quota_engine.ledger.statements import StatementTables
+from quota_engine.ledger.subscribing import SubscriptionTables
 from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
 from quota_engine.recorded import RecordedCall, UsageQuery
@@ -74,8 +74,8 @@ class Deployment:
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
-        self.plan_store = PlanTables(self.ledger)
         self.statement_store = StatementTables(self.ledger)
+        self.plan_store = SubscriptionTables(self.ledger)
         self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))
         self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
         self._closing = threading.Event()

@@ -15,6 +15,8 @@ Every error the engine raises on purpose. It must not know who raises them.
   x PlanNotFoundError         no plan by this name
   x PurchaseNotFoundError     no order by this id
   x PurchaseRefusedError      not sold, bought too often, or the order is in another state
+  x SubscriptionNotFoundError no subscription by this id
+  x SubscriptionRefusedError  it has ended, is paused, or its plan is not offered
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -109,6 +111,14 @@ class PurchaseNotFoundError(QuotaError):
 
 class PurchaseRefusedError(QuotaError):
     """A package that is not sold, or bought too often; or an order in another state."""
+
+
+class SubscriptionNotFoundError(QuotaError):
+    """No subscription by this id was ever made."""
+
+
+class SubscriptionRefusedError(QuotaError):
+    """A plan that is not offered any more; or a subscription that ended, is paused, or runs."""
 
 
 class PricingNotFoundError(QuotaError):

@@ -9,7 +9,6 @@ from decimal import Decimal
 
 from quota_engine import flows
 from quota_engine._async.calling import AsyncCalling
-from quota_engine._async.planning import AsyncPlans
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import Backing
@@ -108,7 +107,6 @@ class AsyncSelling(AsyncCalling):
         super().__init__(transport, backing, settings)
         self._store = backing.sale_store
         self.packages = AsyncPackages(backing, settings)
-        self.plans = AsyncPlans(backing, settings)
 
     async def order(self, account: str, packages: str | Sequence[str], order_id: str) -> Order:
         """

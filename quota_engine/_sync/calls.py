@@ -12,6 +12,7 @@ from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
 from quota_engine._sync.rerating import Rerating
 from quota_engine._sync.selling import Selling
+from quota_engine._sync.subscribing import Subscribing
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
     checked_cancellable,
@@ -48,7 +49,7 @@ HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls(Granting, Selling, Rerating, Books):
+class Calls(Granting, Selling, Subscribing, Rerating, Books):
     """
     Holds, charges and grants quota, in real time.
 

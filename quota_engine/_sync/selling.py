@@ -10,7 +10,6 @@ from decimal import Decimal
 
 from quota_engine import flows
 from quota_engine._sync.calling import Calling
-from quota_engine._sync.planning import Plans
 from quota_engine._sync.transport import Transport
 from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import Backing
@@ -109,7 +108,6 @@ class Selling(Calling):
         super().__init__(transport, backing, settings)
         self._store = backing.sale_store
         self.packages = Packages(backing, settings)
-        self.plans = Plans(backing, settings)
 
     def order(self, account: str, packages: str | Sequence[str], order_id: str) -> Order:
         """

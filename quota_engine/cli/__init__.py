@@ -43,6 +43,9 @@ class Commands(LazyGroup):
             "quota_engine.cli.packages:purchases", "Take payments of orders, and give them back."
         ),
         "plans": Entry("quota_engine.cli.plans:app", "Define and list what may be subscribed to."),
+        "subscriptions": Entry(
+            "quota_engine.cli.subscriptions:app", "Give accounts plans, change and end them."
+        ),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."

@@ -15,8 +15,10 @@ from datetime import timedelta
 
 from quota_engine._sync.transport import Clock, Transport
 from quota_engine.errors import QuotaError
+from quota_engine.instants import from_ms
 from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
@@ -155,6 +157,20 @@ def _intents(scheduler: Scheduler) -> Outcome:
     return Outcome(text, not kept.refused)
 
 
+def _renewals(scheduler: Scheduler) -> Outcome:
+    if wrong := _clocks_differ(scheduler):
+        return wrong
+    now = from_ms(scheduler.now_ms())
+    renewed = renew(scheduler.deployment, scheduler.transport, now)
+    text = (
+        f"{renewed.grants} grants promised to {renewed.looked_at} subscriptions,"
+        f" {renewed.settled} rests and debts settled"
+    )
+    if renewed.finished:
+        text += f", {renewed.finished} changes finished"
+    return Outcome(f"{text}, {renewed.failed} wait" if renewed.failed else text)
+
+
 def _clocks_differ(scheduler: Scheduler) -> Outcome | None:
     deployment = scheduler.deployment
     wrong = clocks.alarm(clocks.difference_ms(deployment.client, deployment.ledger))
@@ -195,6 +211,7 @@ def _trim_seconds(settings: Settings) -> float:
 
 SWEEP = Duty("sweep", lambda settings: 5, _sweep)
 INTENTS = Duty("intents", lambda settings: 5, _intents)
+RENEWALS = Duty("renewals", lambda settings: 5, _renewals)
 
 #: In the order in which one scheduler takes them up.
 DUTIES = (
@@ -202,6 +219,7 @@ DUTIES = (
     Duty("server", lambda settings: 30, _server),
     SWEEP,
     INTENTS,
+    RENEWALS,
     Duty("trim", _trim_seconds, _trim),
     Duty("unload", lambda settings: 10, _unload),
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
@@ -210,13 +228,14 @@ DUTIES = (
 
 def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome]:
     """
-    Do now what is due of the quotas' lives: changes, and promised grants of any age.
+    Do now what is due of the quotas' lives: changes, promised grants of any age, renewals.
 
-    With a clock of the caller's own, quotas that it has not touched are left alone.
+    With a clock of the caller's own, it decides what is renewed; else quotas that it has not
+    touched are left alone.
     """
     scheduler = Scheduler(deployment, clock=clock, intent_age=timedelta(0))
     try:
-        due = [INTENTS] if clock is not None else [SWEEP, INTENTS]
+        due = [INTENTS, RENEWALS] if clock is not None else [SWEEP, INTENTS, RENEWALS]
         return {duty.name: scheduler.run(duty) for duty in due}
     finally:
         scheduler.close()

@@ -7,14 +7,15 @@ it applied when the grant's entry arrives. This module must not know who promise
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from quota_engine.chain import INTENT
-from quota_engine.commands.grants import GrantTerms
+from quota_engine.commands.grants import GrantTerms, IssueGrant
 from quota_engine.errors import IdempotencyConflictError
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
@@ -48,25 +49,7 @@ def record_intent(
     table = tables.grants
     inserted = connection.execute(
         insert(table)
-        .values(
-            account=quota.account,
-            quota_type=quota.quota_type,
-            grant_id=grant_id,
-            state=INTENT,
-            fingerprint=terms.fingerprint,
-            amount=terms.amount,
-            remaining=0,
-            reserved=0,
-            priority=terms.priority,
-            starts_at_ms=terms.starts_at_ms,
-            expires_at_ms=terms.expires_at_ms,
-            created_at_ms=0,
-            source=terms.source,
-            reference=terms.reference,
-            description=terms.description,
-            details=details,
-            intended_at=func.clock_timestamp(),
-        )
+        .values(**_values(quota, grant_id, terms, details), intended_at=func.clock_timestamp())
         .on_conflict_do_nothing()
         .returning(table.c.grant_id)
     ).one_or_none()
@@ -80,6 +63,57 @@ def record_intent(
     if row.fingerprint != terms.fingerprint:
         raise IdempotencyConflictError(f"grant {grant_id} exists with other terms")
     return _intent(row), inserted is not None
+
+
+def record_intents(connection: Connection, commands: Sequence[IssueGrant]) -> list[IssueGrant]:
+    """
+    Promise many grants in one statement, each once; return those that were not promised before.
+
+    Meant for ids that nobody else makes: what an id was promised for before is not compared.
+    """
+    if not commands:
+        return []
+    table = tables.grants
+    rows = [
+        {
+            **_values(command.quota, command.grant_id, command.terms, command.details),
+            "intended_at": func.clock_timestamp(),
+        }
+        for command in commands
+    ]
+    made = connection.execute(
+        insert(table)
+        .values(rows)
+        .on_conflict_do_nothing()
+        .returning(table.c.account, table.c.quota_type, table.c.grant_id)
+    )
+    new = {tuple(row) for row in made}
+    return [
+        command
+        for command in commands
+        if (command.quota.account, command.quota.quota_type, command.grant_id) in new
+    ]
+
+
+def _values(quota: QuotaName, grant_id: str, terms: GrantTerms, details: str) -> dict[str, object]:
+    return {
+        "account": quota.account,
+        "quota_type": quota.quota_type,
+        "grant_id": grant_id,
+        "state": INTENT,
+        "fingerprint": terms.fingerprint,
+        "amount": terms.amount,
+        "remaining": 0,
+        "reserved": 0,
+        "priority": terms.priority,
+        "starts_at_ms": terms.starts_at_ms,
+        "expires_at_ms": terms.expires_at_ms,
+        "created_at_ms": 0,
+        "source": terms.source,
+        "reference": terms.reference,
+        "description": terms.description,
+        "details": details,
+    }
 
 
 def find_intent(connection: Connection, quota: QuotaName, grant_id: str) -> GrantIntent | None:
@@ -117,6 +151,13 @@ def open_intents(connection: Connection, older_than: timedelta, limit: int) -> l
         .order_by(table.c.intended_at)
         .limit(limit)
     )
+    return [_intent(row) for row in rows]
+
+
+def open_intents_of(connection: Connection, of: ColumnElement[bool]) -> list[GrantIntent]:
+    """Return the promised grants that a condition holds for, and that nobody has applied."""
+    table = tables.grants
+    rows = connection.execute(select(table).where(table.c.state == INTENT, of))
     return [_intent(row) for row in rows]
 
 

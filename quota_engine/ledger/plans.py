@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, text, update
+from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from quota_engine.errors import PlanNotFoundError
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.locks import lock_named
 from quota_engine.ledger.plan_tables import plans
 from quota_engine.plans import Plan, PlanTerms, Rollover
 
-LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
 _TERMS = tuple(PlanTerms.__slots__)
 
 
@@ -26,7 +26,7 @@ class PlanTables:
     def define_plan(self, name: str, terms: PlanTerms, *, is_active: bool) -> Plan:
         """Return the newest version, made if the terms are others than its own."""
         with self._ledger.transaction() as connection:
-            connection.execute(LOCK, {"name": f"plan:{name}"})
+            lock_named(connection, f"plan:{name}")
             newest = newest_plan(connection, name)
             if newest is None or newest.terms != terms:
                 version = 1 if newest is None else newest.version + 1
