@@ -97,9 +97,8 @@ def acted(
     number = -1 if current is None else current.number
     ahead = [one.grant_id for one in live if one.period > number]
     if action.verb == CHANGE and action.when == NOW and current is not None:
-        ahead += _replaced(
-            standing, after, plans, [one for one in live if one.period == number], now
-        )
+        of_period = [one for one in given if (one.kind, one.period) == (PERIOD, number)]
+        ahead += _replaced(standing, after, plans, of_period, now)
     return after, ahead
 
 
@@ -179,14 +178,17 @@ def _resumed(
 
 
 def _replaced(
-    before: Standing, after: Standing, plans: Plans, live: Sequence[Given], now: datetime
+    before: Standing, after: Standing, plans: Plans, given: Sequence[Given], now: datetime
 ) -> list[str]:
     """Return the running period's grants that a change replaces: the others are topped up."""
     phase, terms = phase_at(before, now), terms_of(after.phases[0], plans)
     if phase.is_trial or terms_of(phase, plans).length != terms.length:  # another period: all
-        return [one.grant_id for one in live]
-    amounts = terms.amounts
-    given: dict[str, int] = {}
-    for one in live:
-        given[one.quota_type] = given.get(one.quota_type, 0) + one.amount
-    return [one.grant_id for one in live if given[one.quota_type] > amounts.get(one.quota_type, 0)]
+        return [one.grant_id for one in given if one.voided is None]
+    has: dict[str, int] = {}
+    for one in given:  # what was voided before has spent the rest of it
+        has[one.quota_type] = has.get(one.quota_type, 0) + one.amount - (one.voided or 0)
+    return [
+        one.grant_id
+        for one in given
+        if one.voided is None and has[one.quota_type] > terms.amounts.get(one.quota_type, 0)
+    ]

@@ -285,10 +285,9 @@ def forgiven(grant: Promise, units: int) -> Promise | None:
     """Return the grant that makes up for what a period's grant had to pay of debts, or None."""
     if not units:
         return None
-    name = grant.grant_id.split(":")
     return replace(
         grant,
-        grant_id=":".join([*name[:3], "debt", *name[3:]]),
+        grant_id=f"{grant.grant_id}:debt",
         kind=FORGIVEN,
         amount=units,
         is_renewal=False,
