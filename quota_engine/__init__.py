@@ -20,6 +20,8 @@ from quota_engine.commands import (
 from quota_engine.corrections import CorrectedUsage
 from quota_engine.errors import (
     BackpressureError,
+    CodeNotFoundError,
+    CodeRefusedError,
     EngineFault,
     EngineUnavailableError,
     GrantNotFoundError,
@@ -59,6 +61,8 @@ __all__ = [
     "Balance",
     "CancelledOperation",
     "CapturedHold",
+    "CodeNotFoundError",
+    "CodeRefusedError",
     "CorrectedUsage",
     "Debited",
     "EngineFault",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from quota_engine.codes import RedemptionCode
 from quota_engine.commands import (
     ChargeFate,
     HoldFate,
@@ -70,9 +71,33 @@ class PriceStore(Protocol):
     ) -> ImportReport: ...
 
 
+class CodeStore(Protocol):
+    """Redemption codes in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def create_codes(
+        self,
+        batch_id: str,
+        package: str,
+        codes: Sequence[str],
+        expires_at: datetime | None,
+        now: datetime | None,
+    ) -> tuple[int, bool]:
+        """Make codes valid; return the package's version, and whether they were before."""
+
+    def redeem(self, account: str, hashed: str, now: datetime | None) -> Order: ...
+    def list_codes(
+        self, batch_id: str | None, account: str | None, now: datetime | None
+    ) -> Sequence[RedemptionCode]: ...
+    def revoke(
+        self, *, where: dict[str, str], now: datetime | None
+    ) -> Sequence[RedemptionCode]: ...
+
+
 class SaleStore(Protocol):
     """Packages and orders in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
 
+    @property
+    def codes(self) -> CodeStore: ...
     def define_package(self, name: str, terms: PackageTerms, *, is_active: bool) -> Package: ...
     def activate_package(self, name: str, *, is_active: bool) -> Package: ...
     def find_package(self, name: str) -> Package | None: ...

@@ -121,6 +121,14 @@ class SubscriptionRefusedError(QuotaError):
     """A plan that is not offered any more; or a subscription that ended, is paused, or runs."""
 
 
+class CodeNotFoundError(QuotaError):
+    """No such redemption code was ever made."""
+
+
+class CodeRefusedError(QuotaError):
+    """A redemption code that is expired, revoked, or was redeemed by somebody else."""
+
+
 class PricingNotFoundError(QuotaError):
     """
     No price is in force for something that was used.

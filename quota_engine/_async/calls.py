@@ -7,10 +7,10 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._async.books import AsyncBooks
+from quota_engine._async.codes import AsyncRedeeming
 from quota_engine._async.granting import AsyncGranting
 from quota_engine._async.holds import AsyncHoldBlock
 from quota_engine._async.rerating import AsyncRerating
-from quota_engine._async.selling import AsyncSelling
 from quota_engine._async.subscribing import AsyncSubscribing
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
@@ -48,7 +48,7 @@ HoldArgument = PlacedHold | ExtendedHold | AsyncHoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class AsyncCalls(AsyncGranting, AsyncSelling, AsyncSubscribing, AsyncRerating, AsyncBooks):
+class AsyncCalls(AsyncGranting, AsyncRedeeming, AsyncSubscribing, AsyncRerating, AsyncBooks):
     """
     Holds, charges and grants quota, in real time.
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._sync.books import Books
+from quota_engine._sync.codes import Redeeming
 from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
 from quota_engine._sync.rerating import Rerating
-from quota_engine._sync.selling import Selling
 from quota_engine._sync.subscribing import Subscribing
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
@@ -49,7 +49,7 @@ HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls(Granting, Selling, Subscribing, Rerating, Books):
+class Calls(Granting, Redeeming, Subscribing, Rerating, Books):
     """
     Holds, charges and grants quota, in real time.
 

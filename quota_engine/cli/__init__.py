@@ -46,6 +46,7 @@ class Commands(LazyGroup):
         "subscriptions": Entry(
             "quota_engine.cli.subscriptions:app", "Give accounts plans, change and end them."
         ),
+        "codes": Entry("quota_engine.cli.codes:app", "Make redemption codes, and redeem them."),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."

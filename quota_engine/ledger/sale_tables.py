@@ -15,6 +15,7 @@ from sqlalchemy import (
     Numeric,
     Table,
     Text,
+    UniqueConstraint,
     func,
     text,
 )
@@ -75,4 +76,34 @@ purchases = Table(
         "state IN ('pending', 'paid', 'refunded', 'cancelled')", name="purchases_state"
     ),
     Index("purchases_of_account", "account", "package"),
+)
+
+#: Redemption codes, by the SHA-256 of their letters. ``version``: of the package, kept from the
+#: making. Of one that was redeemed, the order is ``code:<code_id>``.
+redemption_codes = Table(
+    "redemption_codes",
+    metadata,
+    Column("code_hash", _name(), primary_key=True),
+    Column("code_id", _name(), nullable=False),
+    Column("batch_id", _name(), nullable=False),
+    Column("package", _name(), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", _instant(), nullable=False),
+    Column("expires_at", _instant()),
+    Column("redeemed_by", _name()),
+    Column("redeemed_at", _instant()),
+    Column("revoked_at", _instant()),
+    UniqueConstraint("code_id", name="redemption_codes_id"),
+    ForeignKeyConstraint(
+        ["package", "version"],
+        ["token_packages.name", "token_packages.version"],
+        name="redemption_codes_of_a_package",
+    ),
+    CheckConstraint("redeemed_by IS NULL OR revoked_at IS NULL", name="redemption_codes_end_once"),
+    Index("redemption_codes_batch", "batch_id"),
+    Index(
+        "redemption_codes_account",
+        "redeemed_by",
+        postgresql_where=text("redeemed_by IS NOT NULL"),
+    ),
 )
