@@ -23,6 +23,8 @@ RESTARTS, PROMOTIONS = (
     "tests/faults/test_redis_promotions.py",
 )
 LIMITS = "tests/faults/test_redis_limits.py"
+SPOOL = "tests/integration/test_spool.py"
+ALLOWANCE = "tests/integration/test_spool_allowance.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,20 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "a spooled operation that Redis may have forgotten is replayed unasked",
+        "quota_engine/spooled.py",
+        "if is_old and (yield from _is_in_ledger(operation)):",
+        "if is_old and operation.amount < 0:",
+        (SPOOL,),
+    ),
+    Mutant(
+        "what was admitted offline and waits does not use up the allowance",
+        "quota_engine/spool/rows.py",
+        "AND is_offline = 1",
+        "AND is_offline = 2",
+        (ALLOWANCE,),
+    ),
     Mutant(
         "persisted entries that are kept press",
         "lua/lib/quotas.lua",
