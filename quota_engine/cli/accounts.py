@@ -8,7 +8,7 @@ import typer
 
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import Account, QuotaType, opened_engine, parse_instant
-from quota_engine.cli.output import JsonFlag, print_json, print_rows
+from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
@@ -191,6 +191,28 @@ def statement(
                 err=True,
             )
         raise typer.Exit(3)
+
+
+@app.command()
+def cancel(
+    account: Account,
+    quota_type: QuotaType,
+    operation_id: Annotated[str, typer.Argument(help="Of a hold, debit, capture or grant.")],
+    reference: Annotated[str | None, typer.Option(help="Why; kept with the entry.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Learn what became of an operation, or see to it that it never happens.
+
+    One that has happened stays as it is. Safe to say twice.
+
+    Example: quota-engine accounts cancel user:42 text_token op_0190… --reference ticket-7
+    """
+    with opened_engine() as engine:
+        told = engine.cancel(account, quota_type, operation_id, reference=reference)
+    print_facts(told, as_json=as_json)
+    if not as_json:
+        typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
 
 
 def _call_row(call: RecordedCall) -> dict[str, Any]:

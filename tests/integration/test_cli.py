@@ -13,6 +13,7 @@ import pytest
 import redis
 from sqlalchemy import create_engine, text
 
+from quota_engine import OperationCancelledError
 from quota_engine.keys import ShardKeys, shard_of
 from tests.commands import Cli
 
@@ -77,6 +78,22 @@ def test_a_grant_is_issued_listed_and_voided(cli: Cli) -> None:
     history = cli.json("accounts", "history", ACCOUNT, "text_token")
     assert [entry["details"].get("actor") for entry in history] == ["王芳", None, "李"]
     assert "actor 王芳" in cli.done("accounts", "history", ACCOUNT, "text_token")
+
+
+def test_an_unknown_outcome_is_told_or_made_to_never_happen(cli: Cli) -> None:
+    with cli.engine() as engine:
+        engine.issue_grant(ACCOUNT, "text_token", 100)
+        engine.debit(ACCOUNT, "text_token", 7, operation_id="there")
+        asked = ("accounts", "cancel", ACCOUNT, "text_token")
+        told = cli.json(*asked, "there")
+        assert (told["was_applied"], told["amount"]) == (True, 7)
+        assert "it has happened" in cli.run(*asked, "there").out
+        assert cli.json(*asked, "lost", "--reference", "ticket-7")["was_applied"] is False
+        assert "it will never happen" in cli.run(*asked, "lost").out
+        with pytest.raises(OperationCancelledError):
+            engine.debit(ACCOUNT, "text_token", 7, operation_id="lost")
+        last = engine.history(ACCOUNT, "text_token")[-1]
+        assert (last.kind, last.details["reference"]) == ("operation.cancelled", "ticket-7")
 
 
 def test_an_account_is_shown_with_grants_and_holds(cli: Cli) -> None:
@@ -204,6 +221,7 @@ def test_tables_are_migrated_once(
         (["accounts", "show", ""], 2, "account must have"),
         (["accounts", "history", "a", "Text"], 2, "quota type must be"),
         (["holds", "release", "a", "text_token", "a b"], 2, "white space"),
+        (["accounts", "cancel", "a", "text_token", "g:expire"], 2, "the clock"),
         (["ledger", "nonsense"], 2, "Usage"),
     ],
 )
