@@ -187,11 +187,14 @@ class AsyncSubscribing(AsyncCalling):
     async def _followed(self, done: Done) -> Subscription:
         """Do what follows from an operation."""
         id_ = done.subscription.subscription_id
-        if done.subscription.replayed:
+        now = self._instant()
+        if done.subscription.replayed:  # who did it first may have died at any step
             await self._advancing.make_open(id_)
+            renewed = await in_thread(self._subscriptions.renew, id_, now)
+            await self._advancing.make(renewed.promised)
         else:
             await self._advancing.make(done.promised)
-        await self._advancing.finish(id_, self._instant())
+        await self._advancing.finish(id_, now)
         return done.subscription
 
     def _subscription_id(self, given: str | None) -> str:

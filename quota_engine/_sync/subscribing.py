@@ -186,11 +186,14 @@ class Subscribing(Calling):
     def _followed(self, done: Done) -> Subscription:
         """Do what follows from an operation."""
         id_ = done.subscription.subscription_id
-        if done.subscription.replayed:
+        now = self._instant()
+        if done.subscription.replayed:  # who did it first may have died at any step
             self._advancing.make_open(id_)
+            renewed = in_place(self._subscriptions.renew, id_, now)
+            self._advancing.make(renewed.promised)
         else:
             self._advancing.make(done.promised)
-        self._advancing.finish(id_, self._instant())
+        self._advancing.finish(id_, now)
         return done.subscription
 
     def _subscription_id(self, given: str | None) -> str:

@@ -45,12 +45,12 @@ def add_standing(connection: Connection, standing: Standing, fingerprint: str) -
     )
 
 
-def keep_standing(connection: Connection, standing: Standing) -> None:
-    """Record a subscription as it is now; it is to be looked at soon."""
+def keep_standing(connection: Connection, standing: Standing, now: datetime) -> None:
+    """Record a subscription as it is now; it is to be looked at at once, whoever does."""
     connection.execute(
         update(subscriptions)
         .where(subscriptions.c.subscription_id == standing.subscription_id)
-        .values(**_row(standing), due_at=func.clock_timestamp())
+        .values(**_row(standing), due_at=now)
     )
 
 

@@ -133,7 +133,7 @@ class SubscriptionTables(SettlingTables):
             given = standings.given_to(connection, [subscription_id])[subscription_id]
             current = period_of(standing, plans, instant)
             after, voids = acted(standing, plans, action, given, instant)
-            standings.keep_standing(connection, after)
+            standings.keep_standing(connection, after, instant)
             later = None if wanted.when == NOW or current is None else current.ends_at
             standings.add_change(
                 *(connection, after, wanted, wanted.fingerprint),
