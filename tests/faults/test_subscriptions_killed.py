@@ -63,10 +63,6 @@ STEPS = {
     ],
     "renew": ["before renew_due", "after renew_due", "before settle", "after settle"],
 }
-ROW = {
-    "injection": "SIGKILL of who subscribes, changes a plan or renews, between any two steps",
-    "outcome": "two schedulers at once make up for it, one effect; asked again, it is replayed",
-}
 
 
 class Town:
@@ -110,7 +106,11 @@ def town(redis_url: str, database_url: str) -> Iterator[Town]:
         engine.close()
 
 
-@pytest.mark.row(52, **ROW)
+@pytest.mark.row(
+    52,
+    injection="SIGKILL of who subscribes, before and after it is recorded",
+    outcome="two schedulers at once make up for it, one effect; asked again, it is replayed",
+)
 def test_who_subscribes_dies(town: Town) -> None:
     for number, step in enumerate(STEPS["subscribe"]):
         name = f"sub-{number}"
@@ -126,7 +126,11 @@ def test_who_subscribes_dies(town: Town) -> None:
         assert town.issued(f"user:{name}", "image") == [f"{name}:0:image"]
 
 
-@pytest.mark.row(52, **ROW)
+@pytest.mark.row(
+    52,
+    injection="SIGKILL of who changes a plan, between any two of its steps",
+    outcome="two schedulers at once make up for it, one effect; asked again, it is replayed",
+)
 def test_who_changes_a_plan_dies(town: Town) -> None:
     for number, step in enumerate(STEPS["change"]):
         name, account = f"sub-{number}", f"user:sub-{number}"
@@ -145,7 +149,11 @@ def test_who_changes_a_plan_dies(town: Town) -> None:
         ]
 
 
-@pytest.mark.row(52, **ROW)
+@pytest.mark.row(
+    52,
+    injection="SIGKILL of who renews or rolls over, before and after each transaction",
+    outcome="two schedulers at once make up for it, one effect; asked again, it is replayed",
+)
 def test_a_scheduler_that_renews_dies(town: Town) -> None:
     town.engine.subscribe("user:1", "pro", subscription_id="sub-1")
     expected = ["sub-1:0:text_token"]

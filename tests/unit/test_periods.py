@@ -8,7 +8,7 @@ next one's start.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, reset_tzpath
 
 import pytest
 from hypothesis import given
@@ -135,3 +135,11 @@ def test_lengths_and_zones_are_checked() -> None:
     assert checked_time_zone("UTC").key == "UTC"
     with pytest.raises(InvalidArgumentError, match="calendar"):
         starts_at(checked_period("9999 years"), utc("2026-01-01T00:00"), ZoneInfo("UTC"), 9)
+
+
+def test_zones_are_known_on_a_system_that_has_none() -> None:
+    reset_tzpath(to=[])
+    try:
+        assert ZoneInfo.no_cache("Asia/Shanghai").utcoffset(datetime(2026, 1, 1)) is not None
+    finally:
+        reset_tzpath()
