@@ -1,0 +1,111 @@
+"""
+How long several schedulers need for many subscriptions whose period ends at one instant.
+
+    python -m quota_engine.benchmark.renewing 10000 5
+
+Nobody has looked ahead, so all are due at once: what a scheduler that was down finds. It is
+checked afterwards that each subscription has its new period's grant, once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from quota_engine._sync.transport import Transport
+from quota_engine.benchmark.servers import TYPE, Lab
+from quota_engine.deployment import Deployment
+from quota_engine.engine import QuotaEngine
+from quota_engine.jobs.renewal import renew
+from quota_engine.settings import Settings
+
+BEGIN, EDGE = datetime(2026, 1, 31, tzinfo=UTC), datetime(2026, 2, 28, tzinfo=UTC)
+AMOUNT = 100
+SUBSCRIBERS = 4
+CHECK = text("""
+SELECT count(DISTINCT operation_id) AS grants, count(*) AS entries,
+    count(DISTINCT account) AS accounts, count(duplicate_of) AS duplicates
+FROM ledger_entries WHERE kind = 'grant.issued' AND operation_id LIKE :ids
+""")
+
+
+def _at_the_edge() -> datetime:
+    return EDGE
+
+
+def _schedule(urls: dict[str, Any], pipe: Any) -> None:
+    """Be one scheduler: say when ready, renew what is due, say how much that was."""
+    deployment = Deployment(Settings(**urls))
+    transport = Transport(deployment.redis_url, deployment, deployment.settings, _at_the_edge)
+    _ = deployment.opened
+    pipe.send(0)
+    pipe.recv()
+    count = 0
+    while looked_at := renew(deployment, transport, EDGE).looked_at:
+        count += looked_at
+    pipe.send(count)
+    transport.close()
+    deployment.close()
+
+
+def measure_renewal(subscriptions: int, schedulers: int) -> float:
+    """Return the seconds that it took; raise ``AssertionError`` unless each was renewed once."""
+    lab = Lab()
+    try:
+        with lab.deployment() as deployment:
+            urls = {"redis_url": deployment.redis_url, "database_url": deployment.database_url}
+            _subscribe(urls, subscriptions)
+            seconds, counts = _renewed(urls, schedulers)
+            deployment.drain()
+            with deployment.ledger.transaction() as connection:
+                found = connection.execute(CHECK, {"ids": f"%:1:{TYPE}"}).one()
+        assert tuple(found) == (subscriptions, subscriptions, subscriptions, 0), tuple(found)
+        assert sum(counts) == subscriptions, counts
+    finally:
+        lab.close()
+    shares = ", ".join(map(str, counts))
+    print(f"{subscriptions} subscriptions, {schedulers} schedulers ({shares}): {seconds:.1f} s")
+    return seconds
+
+
+def _subscribe(urls: dict[str, Any], subscriptions: int) -> None:
+    with QuotaEngine.open(**urls, clock=lambda: BEGIN) as engine:
+        engine.plans.define("pro", period="month", amounts={TYPE: AMOUNT})
+
+        def subscribe(number: int) -> None:
+            engine.subscribe(f"user:{number}", "pro", subscription_id=f"sub-{number}")
+
+        with ThreadPoolExecutor(SUBSCRIBERS) as threads:
+            list(threads.map(subscribe, range(subscriptions)))
+        engine.drain()
+
+
+def _renewed(urls: dict[str, Any], schedulers: int) -> tuple[float, list[int]]:
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for _ in range(schedulers):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_schedule, args=(urls, theirs), daemon=True)
+        process.start()
+        pipes.append(ours)
+        processes.append(process)
+    for pipe in pipes:
+        pipe.recv()
+    started = time.perf_counter()
+    for pipe in pipes:
+        pipe.send(None)
+    counts = [pipe.recv() for pipe in pipes]
+    seconds = time.perf_counter() - started
+    for process in processes:
+        process.join()
+    return seconds, counts
+
+
+if __name__ == "__main__":
+    measure_renewal(*map(int, sys.argv[1:3] or (10_000, 5)))
