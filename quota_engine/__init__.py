@@ -15,6 +15,7 @@ from quota_engine.commands import (
     PlacedHold,
     Refunded,
     ReleasedHold,
+    Transferred,
     VoidedGrant,
 )
 from quota_engine.corrections import CorrectedUsage
@@ -43,6 +44,7 @@ from quota_engine.errors import (
     QuotaInsufficientError,
     SubscriptionNotFoundError,
     SubscriptionRefusedError,
+    TransferRefusedError,
 )
 from quota_engine.history import HistoryEntry
 from quota_engine.listed import ListedGrant
@@ -98,6 +100,8 @@ __all__ = [
     "Statement",
     "SubscriptionNotFoundError",
     "SubscriptionRefusedError",
+    "TransferRefusedError",
+    "Transferred",
     "Usage",
     "VoidedGrant",
     "configure",

@@ -166,7 +166,7 @@ class QuotaLog:
             return Misfit(Cause.MOVEMENTS, "one grant is moved twice")
         issued = entry.subject if entry.kind == events.GRANT_ISSUED else None
         for move in entry.movements:
-            if move.grant_id == issued:
+            if move.grant_id == issued or entry.kind == events.QUOTA_TRANSFERRED_IN:
                 continue
             grant = self.grants.get(move.grant_id)
             if grant is None or grant.state == INTENT:

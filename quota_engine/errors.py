@@ -17,6 +17,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x PurchaseRefusedError      not sold, bought too often, or the order is in another state
   x SubscriptionNotFoundError no subscription by this id
   x SubscriptionRefusedError  it has ended, is paused, or its plan is not offered
+  x TransferRefusedError      the other account can not take the units; they are back
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -127,6 +128,10 @@ class CodeNotFoundError(QuotaError):
 
 class CodeRefusedError(QuotaError):
     """A redemption code that is expired, revoked, or was redeemed by somebody else."""
+
+
+class TransferRefusedError(QuotaError):
+    """The account that units were to arrive at cannot take them: they are back where they were."""
 
 
 class PricingNotFoundError(QuotaError):

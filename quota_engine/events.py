@@ -27,7 +27,9 @@ The lines, in order::
     terms         grant.issued: priority starts_at expires_at created_at (ms);
                   hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
                   quota.repaired: the cause;
-                  quota.refunded: units forfeited, units that became grants of their own
+                  quota.refunded: units forfeited, units that became grants of their own;
+                  quota.transferred_out, quota.transferred_in: units priority expires_at of each
+                  part, which arrives as a grant of its own
     movements     triples: grant id, change of its remaining, change of what holds reserve of it
     details       JSON of the caller: reference, description, source, usage ...
 
@@ -63,6 +65,8 @@ HOLD_RELEASED = "hold.released"
 HOLD_EXPIRED = "hold.expired"
 QUOTA_DEBITED = "quota.debited"
 QUOTA_REFUNDED = "quota.refunded"
+QUOTA_TRANSFERRED_OUT = "quota.transferred_out"
+QUOTA_TRANSFERRED_IN = "quota.transferred_in"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
 USAGE_RECORDED = "usage.recorded"
 QUOTA_REPAIRED = "quota.repaired"
@@ -81,6 +85,8 @@ KINDS = frozenset(
         HOLD_EXPIRED,
         QUOTA_DEBITED,
         QUOTA_REFUNDED,
+        QUOTA_TRANSFERRED_OUT,
+        QUOTA_TRANSFERRED_IN,
         OVERDRAFT_LIMIT_SET,
         USAGE_RECORDED,
         QUOTA_REPAIRED,
@@ -212,6 +218,15 @@ def parse_movements(text: str) -> tuple[Movement, ...]:
         Movement(words[at], int(words[at + 1]), int(words[at + 2]))
         for at in range(0, len(words), 3)
     )
+
+
+def arriving_parts(terms: str) -> list[tuple[int, int, int]] | None:
+    """Return units, priority and end (ms) of each part of a transfer; None: no parts."""
+    words = terms.split(" ")
+    if len(words) % 3 or not all(word.removeprefix("-").isdecimal() for word in words):
+        return None
+    numbers = [int(word) for word in words]
+    return [(numbers[at], numbers[at + 1], numbers[at + 2]) for at in range(0, len(numbers), 3)]
 
 
 def parse_entry(text: str) -> Entry:

@@ -86,8 +86,12 @@ def settled(command: Command[T]) -> Flow[T]:
         except QuotaNotLoadedError:
             if not (yield from hydrated(command.quota, may_create=command.may_create)):
                 return command.unknown()
+            if command.other is not None:
+                yield from hydrated(command.other, may_create=True)
         except CatchUpError:
             yield from caught_up(command.quota)
+            if command.other is not None:
+                yield from caught_up(command.other)
         else:
             return result
 

@@ -8,6 +8,7 @@ what an outbox brings, starting from the tables; the verifier over whole logs, f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from quota_engine import events
@@ -27,7 +28,9 @@ from quota_engine.chain import (
     Misfit,
     QuotaLog,
 )
-from quota_engine.events import CANCELLED, UNLIMITED, Entry
+from quota_engine.errors import InvalidArgumentError
+from quota_engine.events import CANCELLED, UNLIMITED, Entry, arriving_parts
+from quota_engine.ids import checked_account
 
 
 def misfit(log: QuotaLog, entry: Entry, text: str, chain: str) -> Misfit | None:
@@ -245,6 +248,63 @@ def _check_refunded(log: QuotaLog, entry: Entry) -> Misfit | None:
     return _unless_zero(entry)
 
 
+def _tells_target(details: str) -> bool:
+    try:
+        checked_account(json.loads(details)["to"])
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidArgumentError):
+        return False
+    return True
+
+
+def _check_sent(log: QuotaLog, entry: Entry) -> Misfit | None:
+    if not _tells_target(entry.details):
+        return Misfit(Cause.TERMS, f"it does not tell for which account: {entry.details:.80}")
+    if sum(part[0] for part in arriving_parts(entry.terms) or ()) != entry.amount:
+        return Misfit(Cause.TERMS, f"not the parts of {entry.amount} units: {entry.terms!r}")
+    if entry.delta != -entry.amount or entry.debt != log.debt or entry.shortfall:
+        return Misfit(Cause.BALANCE, f"{-entry.delta} left of {entry.amount}")
+    if any(move.remaining > 0 or move.reserved for move in entry.movements):
+        return Misfit(Cause.MOVEMENTS, "what leaves is remaining, and not held")
+    return _unless_zero(entry)
+
+
+def _check_arrived(log: QuotaLog, entry: Entry) -> Misfit | None:
+    parts = arriving_parts(entry.terms) or []
+    if sum(part[0] for part in parts) != entry.amount:
+        return Misfit(Cause.TERMS, f"not the parts of {entry.amount} units: {entry.terms!r}")
+    if entry.delta != entry.amount:
+        return Misfit(Cause.BALANCE, f"{entry.delta} arrived of {entry.amount}")
+    made = [f"{entry.operation_id}:{number}" for number in range(1, len(parts) + 1)]
+    if [move.grant_id for move in entry.movements] != made:
+        return Misfit(Cause.MOVEMENTS, "each part arrives as a grant of its own")
+    for move, part in zip(entry.movements, parts, strict=True):
+        if not 0 <= move.remaining <= part[0] or move.reserved:
+            return Misfit(Cause.MOVEMENTS, f"{move.remaining} arrived of a part of {part[0]}")
+        grant = log.grants.get(move.grant_id)
+        if grant is not None and grant.state != INTENT and grant.counts:
+            return Misfit(Cause.GRANT, f"grant {move.grant_id} is there already")
+    return _unless_zero(entry)
+
+
+def _arrive(log: QuotaLog, entry: Entry) -> None:
+    parts = arriving_parts(entry.terms) or []
+    for move, (units, priority, expires_at_ms) in zip(entry.movements, parts, strict=True):
+        log.grants[move.grant_id] = Grant(
+            grant_id=move.grant_id,
+            state=LIVE,
+            fingerprint=entry.fingerprint,
+            amount=units,
+            remaining=0,
+            reserved=0,
+            priority=priority,
+            starts_at_ms=entry.at_ms,
+            expires_at_ms=expires_at_ms,
+            created_at_ms=entry.at_ms,
+            applied_version=entry.version,
+            issued_by=entry,
+        )
+
+
 def _unless_zero(entry: Entry) -> Misfit | None:
     if entry.held_delta != 0:
         return Misfit(Cause.HELD, f"{entry.kind} {entry.flags} changes held".replace("  ", " "))
@@ -298,6 +358,8 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.HOLD_EXPIRED: (_check_closed, _close(EXPIRED)),
     events.QUOTA_DEBITED: (_check_debited, _nothing_more),
     events.QUOTA_REFUNDED: (_check_refunded, _nothing_more),
+    events.QUOTA_TRANSFERRED_OUT: (_check_sent, _nothing_more),
+    events.QUOTA_TRANSFERRED_IN: (_check_arrived, _arrive),
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
     events.USAGE_RECORDED: (_check_recorded, _nothing_more),
     events.QUOTA_REPAIRED: (_check_repaired, _nothing_more),

@@ -94,6 +94,8 @@ COLUMNS: Mapping[str, Belongs] = {
     events.HOLD_EXPIRED: Belongs(None, _nothing),
     events.QUOTA_DEBITED: Belongs(Column.USED, _collected),
     events.QUOTA_REFUNDED: Belongs(Column.REFUNDED, _returned),
+    events.QUOTA_TRANSFERRED_OUT: Belongs(Column.TRANSFERRED_OUT, _amount),
+    events.QUOTA_TRANSFERRED_IN: Belongs(Column.TRANSFERRED_IN, _amount),
     events.OVERDRAFT_LIMIT_SET: Belongs(None, _nothing),
     events.USAGE_RECORDED: Belongs(None, _nothing),
     events.QUOTA_REPAIRED: Belongs(None, _nothing),

@@ -281,6 +281,29 @@ class LogWriter:
             terms=f"{forfeited} 0",
         )
 
+    def transfer_out(self, transfer_id: str, amount: int) -> Written:
+        taken = self._take(amount)
+        return self.write(
+            events.QUOTA_TRANSFERRED_OUT,
+            operation_id=transfer_id,
+            amount=amount,
+            moves={id_: (-units, 0) for id_, units in taken.items()},
+            subject=transfer_id,
+            terms=f"{amount} 50 {NEVER_MS}",
+            details=json.dumps({"to": "user:7"}),
+        )
+
+    def transfer_in(self, arrival_id: str, *parts: int) -> Written:
+        return self.write(
+            events.QUOTA_TRANSFERRED_IN,
+            operation_id=arrival_id,
+            amount=sum(parts),
+            moves={f"{arrival_id}:{place}": (part, 0) for place, part in enumerate(parts, 1)},
+            subject="t",
+            terms=" ".join(f"{part} {place} {NEVER_MS}" for place, part in enumerate(parts)),
+            details=json.dumps({"source": "transfer", "from": "user:7"}),
+        )
+
     def set_limit(self, operation_id: str, limit: int | None) -> Written:
         terms = events.UNLIMITED if limit is None else str(limit)
         return self.write(events.OVERDRAFT_LIMIT_SET, operation_id=operation_id, terms=terms)
@@ -343,5 +366,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.cancel("d2"),
         log.debit("d3", 4),
         log.refund("r1", "d3", {"g4": 3}, forfeited=1),
+        log.transfer_out("t1", 6),
+        log.transfer_in("t2:in", 4, 5),
     ]
     return log, written

@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from quota_engine import commands
-from quota_engine.commands import Command, GrantTerms, RefundPart, Snapshot
+from quota_engine.commands import Command, GrantTerms, RefundPart, Snapshot, Transfer
 from quota_engine.commands.reconcile import Snapshotted
 from quota_engine.drift import Seen
 from quota_engine.events import EventId
@@ -145,6 +145,12 @@ _SAMPLES: dict[Any, object] = {
     bool: True,
     tuple[RefundPart, ...]: (RefundPart("g", 1, 50, 0, 0, 0),),
     QuotaName: QuotaName("user:42", "text_token"),
+    Transfer: Transfer(
+        transfer_id="t",
+        source=QuotaName("user:42", "text_token"),
+        target=QuotaName("user:43", "text_token"),
+        amount=1,
+    ),
     GrantTerms: GrantTerms(amount=1, source="purchase"),
     EventId: EventId(1, 1),
     Snapshot: Snapshot(quota=QuotaName("user:42", "text_token"), epoch=1),

@@ -29,7 +29,7 @@ HORIZON_MS = 900_000
 WRITING_ROWS = frozenset(
     {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED"}
     | {"RECORDED", "REFUNDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED"}
-    | {"NOTED", "CANCELLED"}
+    | {"NOTED", "CANCELLED", "SENT", "ARRIVED", "TRANSFERRED"}
 )
 READ_ONLY = frozenset({"read_balance", "snapshot_quota"})
 

@@ -166,14 +166,16 @@ local function save_changes(state)
   end
 end
 
--- Append the entries, then write the state. Returns nil, or the error of an append that the outbox
--- refused, in which case nothing was written. What is written and was not read yet is looked at
--- first: a key of another type raises its error here.
-function quotas.commit(state)
+-- Look at what is written and was not read yet: a key of another type raises its error here.
+local function look(state)
   redis.call("ZCARD", state.keys.changes)
   if state.next_change_at ~= state.stored[10] then
     redis.call("ZCARD", state.keys.due)
   end
+end
+
+-- Append the entries. Returns nil, or the error of an append that the outbox refused.
+local function append(state)
   local lines = state.entries
   for place = 1, #lines, 2 do
     local id = redis.pcall("XADD", state.keys.outbox, "NOMKSTREAM", state.epoch .. "-*",
@@ -185,6 +187,10 @@ function quotas.commit(state)
       return redis.error_reply((is_older and "FENCED a newer epoch began: " or "") .. id.err)
     end
   end
+  return nil
+end
+
+local function save(state)
   local stored, version = state.stored, amounts.text(state.version)
   local fields = { "version", version, "chain", state.chain }
   put(fields, "remaining", state.remaining, stored[3])
@@ -205,6 +211,24 @@ function quotas.commit(state)
   save_holds(state)
   save_changes(state)
   operations.save(state)
+end
+
+-- Append the entries, then write the state. Returns nil, or the error of an append that the outbox
+-- refused, in which case nothing was written. `other`: a second quota of the shard, whose entries
+-- come after: an outbox that took the first entry takes them all.
+function quotas.commit(state, other)
+  look(state)
+  if other then
+    look(other)
+  end
+  local refused = append(state) or other and append(other)
+  if refused then
+    return refused
+  end
+  save(state)
+  if other then
+    save(other)
+  end
   return nil
 end
 

@@ -10,6 +10,7 @@ from quota_engine._async.books import AsyncBooks
 from quota_engine._async.codes import AsyncRedeeming
 from quota_engine._async.granting import AsyncGranting
 from quota_engine._async.holds import AsyncHoldBlock
+from quota_engine._async.moving import AsyncMoving
 from quota_engine._async.rerating import AsyncRerating
 from quota_engine._async.subscribing import AsyncSubscribing
 from quota_engine.amounts import checked_amount
@@ -48,7 +49,9 @@ HoldArgument = PlacedHold | ExtendedHold | AsyncHoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class AsyncCalls(AsyncGranting, AsyncRedeeming, AsyncSubscribing, AsyncRerating, AsyncBooks):
+class AsyncCalls(
+    AsyncGranting, AsyncMoving, AsyncRedeeming, AsyncSubscribing, AsyncRerating, AsyncBooks
+):
     """
     Holds, charges and grants quota, in real time.
 

@@ -11,6 +11,7 @@ from quota_engine._sync.books import Books
 from quota_engine._sync.codes import Redeeming
 from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
+from quota_engine._sync.moving import Moving
 from quota_engine._sync.rerating import Rerating
 from quota_engine._sync.subscribing import Subscribing
 from quota_engine.amounts import checked_amount
@@ -49,7 +50,7 @@ HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls(Granting, Redeeming, Subscribing, Rerating, Books):
+class Calls(Granting, Moving, Redeeming, Subscribing, Rerating, Books):
     """
     Holds, charges and grants quota, in real time.
 

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quota_engine.cli.lazy import command_group
-from quota_engine.cli.opening import Account, QuotaType, opened_engine, parse_instant
+from quota_engine.cli.opening import (
+    Account,
+    Actor,
+    QuotaType,
+    Reference,
+    opened_engine,
+    parse_instant,
+)
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -104,6 +111,34 @@ def history(
     for row, entry in zip(rows, entries, strict=True):
         row["note"] = ", ".join(_notes(entry))
     print_rows(rows, ENTRIES, as_json=False, empty=f"{account} has no {quota_type} entries")
+
+
+@app.command()
+def transfer(
+    from_account: Annotated[str, typer.Argument(help="Whom the units leave.")],
+    to_account: Annotated[str, typer.Argument(help="Whom they go to.")],
+    quota_type: QuotaType,
+    amount: Annotated[int, typer.Argument(help="Whole units of the quota type.")],
+    *,
+    transfer_id: Annotated[
+        str | None, typer.Option(help="Your own id: the same id moves them once.")
+    ] = None,
+    reference: Reference = None,
+    actor: Actor = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Move units from one account to another. They keep the priority and the end they have.
+
+    Example: quota-engine accounts transfer user:42 user:43 text_token 5000 --actor support:ann
+    """
+    with opened_engine() as engine:
+        moved = engine.transfer(
+            *(from_account, to_account, quota_type, amount, transfer_id),
+            reference=reference,
+            actor=actor,
+        )
+    print_facts(moved, as_json=as_json)
 
 
 @app.command()

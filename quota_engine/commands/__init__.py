@@ -64,6 +64,15 @@ from quota_engine.commands.steps import (
     WithdrawIntent,
     WithdrawRefund,
 )
+from quota_engine.commands.transfers import (
+    Sent,
+    Transfer,
+    TransferIn,
+    TransferOut,
+    TransferQuota,
+    Transferred,
+    TransferredPart,
+)
 from quota_engine.commands.usage import RecordedUsage, RecordUsage
 
 __all__ = [
@@ -121,9 +130,16 @@ __all__ = [
     "Refunded",
     "ReleaseHold",
     "ReleasedHold",
+    "Sent",
     "SetOverdraftLimit",
     "Snapshot",
     "Step",
+    "Transfer",
+    "TransferIn",
+    "TransferOut",
+    "TransferQuota",
+    "Transferred",
+    "TransferredPart",
     "UnloadQuota",
     "VoidGrant",
     "VoidedGrant",

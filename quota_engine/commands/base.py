@@ -55,6 +55,11 @@ class Command(Generic[T]):
         """Whether the command may make a quota that nobody knows."""
         return False
 
+    @property
+    def other(self) -> QuotaName | None:
+        """A second quota of the same shard that the command changes, and may make."""
+        return None
+
     def unknown(self) -> T:
         """Return what the command means for a quota that nobody knows, or raise it."""
         raise NotImplementedError

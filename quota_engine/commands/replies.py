@@ -52,6 +52,7 @@ BY_CODE: dict[str, type[QuotaError]] = {
     "QUOTA_FROZEN": QuotaFrozenError,
     "QUOTA_NOT_LOADED": QuotaNotLoadedError,
     "TOO_MANY_GRANTS": InvalidArgumentError,
+    "TOO_MANY_PARTS": InvalidArgumentError,
 }
 
 #: What the server itself answers before a script begins: nothing was written, and it may pass.
@@ -73,6 +74,8 @@ _MEANINGS = _NOT_NOW | {
     "IDEMPOTENCY_CONFLICT": "operation id {} was used before with other arguments",
     "OOM": "Redis is full: new holds, debits and grants wait until the workers have drained ({})",
     "OPERATION_CANCELLED": "operation {} was cancelled before it came",
+    "TOO_MANY_PARTS": "too many grants have terms of their own: transfer fewer units at once"
+    " (grants they would arrive as, and the most: {})",
     "QUOTA_FROZEN": "the quota is frozen until its log is mended: {}",
 }
 

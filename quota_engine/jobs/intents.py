@@ -1,5 +1,5 @@
 """
-Keep the promises of grants and refunds whose maker did not: died, or got no answer.
+Keep the promises of grants, refunds and transfers whose maker did not: died, or got no answer.
 
 An intent may have been applied long ago, with its entry still on the way. So first everything that
 the outbox holds after the intent was read is persisted; what is open then was never applied, or
@@ -24,6 +24,7 @@ from quota_engine.errors import (
     QuotaError,
 )
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.transfers import finish_transfers
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger
 from quota_engine.ledger.intents import GrantIntent
@@ -42,7 +43,8 @@ class Kept:
 
 def apply_intents(deployment: Deployed, transport: Transport, older_than: timedelta) -> Kept:
     """
-    Apply the grants and refunds that were promised at least ``older_than`` ago, each exactly once.
+    Apply the grants and refunds that were promised at least ``older_than`` ago, each exactly once;
+    finish the transfers that left so long ago.
 
     One that can never be applied is withdrawn, and logged as an error; one that cannot be applied
     now waits. Safe beside the maker itself, and beside another scheduler.
@@ -58,7 +60,8 @@ def apply_intents(deployment: Deployed, transport: Transport, older_than: timede
             kept.wait += 1
         elif _place(promise) in still_open:
             _apply(deployment, transport, promise, kept)
-    return kept
+    arrived, returned, waiting = finish_transfers(deployment, transport, older_than)
+    return Kept(kept.kept + arrived, kept.refused + returned, kept.wait + waiting)
 
 
 def _place(promise: IssueGrant | Refund) -> tuple[QuotaName, str, str]:

@@ -36,6 +36,7 @@ from quota_engine.errors import (
     OperationCancelledError,
     QuotaError,
     QuotaFrozenError,
+    QuotaInsufficientError,
 )
 from quota_engine.jobs import crash_points
 from quota_engine.jobs.driving import Driver
@@ -307,7 +308,12 @@ def _applied(driver: Driver, decision: Decision) -> Decision:
         driver.drive(flows.settled(decision.command))
     except (HoldNotFoundError, GrantNotFoundError):
         return replace(decision, fate=Fate.NOTHING, why="nothing of it is left")
-    except (IdempotencyConflictError, InvalidArgumentError, OperationCancelledError) as error:
+    except (
+        IdempotencyConflictError,
+        InvalidArgumentError,
+        OperationCancelledError,
+        QuotaInsufficientError,
+    ) as error:
         log.error("%s cannot be applied again: %s", decision.quarantined.id, error)
         return replace(decision, fate=Fate.REFUSED, why=str(error))
     return decision

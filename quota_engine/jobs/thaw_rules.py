@@ -25,8 +25,10 @@ from quota_engine.commands import (
     RecordUsage,
     ReleaseHold,
     SetOverdraftLimit,
+    TransferOut,
     VoidGrant,
 )
+from quota_engine.commands.transfers import transfer_of
 from quota_engine.events import NEVER_MS, UNLIMITED, Entry, parse_entry
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.intents import GrantIntent
@@ -128,6 +130,9 @@ def _again(quota: QuotaName, entry: Entry, known: Known) -> tuple[Command[Any] |
     if entry.kind == events.OPERATION_CANCELLED:
         cancel = CancelOperation(operation_id=entry.operation_id, is_absent=True, **given)
         return cancel, "it must never happen"
+    if entry.kind == events.QUOTA_TRANSFERRED_OUT:
+        transfer = transfer_of(quota, entry.operation_id, entry.amount, entry.details)
+        return TransferOut(quota=quota, transfer=transfer), "units that left for another account"
     if entry.kind == events.GRANT_ISSUED:
         return _grant_again(quota, entry, known), "a grant that somebody was told of"
     if entry.kind == events.GRANT_VOIDED:
@@ -145,6 +150,7 @@ _WHY_NOTHING = {
     events.HOLD_PLACED: "a hold is not restored: what was used of it is charged late",
     events.HOLD_EXTENDED: "a hold is not restored: what was used of it is charged late",
     events.QUOTA_REFUNDED: "its promise is kept: workers make it again",
+    events.QUOTA_TRANSFERRED_IN: "what left is in the ledger: workers bring it again",
     events.OVERDRAFT_LIMIT_SET: "the ledger has a newer overdraft limit",
     events.QUOTA_REPAIRED: "this repair tells it",
 }

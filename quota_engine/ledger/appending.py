@@ -24,6 +24,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import writing
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 from quota_engine.ledger.loading import Named, load
+from quota_engine.ledger.transfers import write_transfers
 
 _NO_DETAILS = Details()
 
@@ -70,6 +71,7 @@ class _Batch:
         self._versions = versions
         self._recorded: list[writing.Recorded] = []
         self._quarantined: list[tuple[Incoming, Misfit]] = []
+        self._sent: list[Entry] = []
         self._touched_grants: set[tuple[QuotaName, str]] = set()
         self._touched_holds: set[tuple[QuotaName, str]] = set()
 
@@ -104,6 +106,8 @@ class _Batch:
         first = self._versions.setdefault(operation, entry.version)
         duplicate_of = None if first == entry.version else first
         self.appended.duplicates += duplicate_of is not None
+        if entry.kind == events.QUOTA_TRANSFERRED_OUT and duplicate_of is None:
+            self._sent.append(entry)
         for move in entry.movements:
             self._touched_grants.add((name, move.grant_id))
         if entry.kind.startswith("hold."):
@@ -121,6 +125,7 @@ class _Batch:
         writing.write_entries(cursor, self._recorded, now, reach)
         writing.write_usage(cursor, self._recorded, now)
         writing.write_refunds(cursor, self._recorded, now)
+        write_transfers(cursor, self._sent, now)
         writing.write_quarantine(cursor, shard, self._quarantined, now)
         changed = {incoming.quota for incoming, _, _ in self._recorded} | set(self.appended.frozen)
         heads = [log for name, log in self._logs.items() if name in changed]

@@ -25,6 +25,10 @@ from quota_engine.commands import (
     ReleaseHold,
     SetOverdraftLimit,
     Snapshot,
+    Transfer,
+    TransferIn,
+    TransferOut,
+    TransferQuota,
     VoidGrant,
 )
 from quota_engine.instants import NEVER_MS
@@ -35,6 +39,13 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 #: An account with everything in it that could be taken for a separator.
 NAME = QuotaName("组/{qe:99}|a b", "text_token")
+
+#: A second account of the same shard.
+OTHER = QuotaName("组/{qe:99}|a b/c", "text_token")
+
+#: What moves units from one to the other, and what arrives of it.
+TRANSFER = Transfer(transfer_id="new", source=NAME, target=OTHER, amount=5)
+BACK = Transfer(transfer_id="new", source=OTHER, target=NAME, amount=5)
 
 #: A valid command of every script that changes a quota, on the quota of ``Scene.funded``.
 WRITING: dict[str, Command[Any]] = {
@@ -59,6 +70,9 @@ WRITING: dict[str, Command[Any]] = {
         amount=5,
         parts=(RefundPart("g", 5, 50, NOON_MS, NEVER_MS, NOON_MS),),
     ),
+    "transfer_out": TransferOut(quota=NAME, transfer=TRANSFER),
+    "transfer_in": TransferIn(quota=NAME, transfer=BACK, terms=f"5 50 {NEVER_MS}"),
+    "transfer_quota": TransferQuota(quota=NAME, transfer=TRANSFER),
     "catch_up": CatchUp(quota=NAME),
 }
 #: Those that a frozen quota refuses.
@@ -69,6 +83,9 @@ NEED_SOUND_LOG = (
     "void_grant",
     "set_overdraft_limit",
     "refund",
+    "transfer_out",
+    "transfer_in",
+    "transfer_quota",
 )
 #: Those that carry an operation id.
 REPEATABLE = tuple(script for script in WRITING if script != "catch_up")
@@ -90,8 +107,9 @@ class Scene(Shard):
 
     def load(self) -> Scene:
         """Load an empty quota."""
-        empty = Snapshot(quota=NAME, epoch=EPOCH)
-        assert self.call(HydrateQuota(snapshot=empty, may_create=True)) == ["LOADED"]
+        for name in (NAME, OTHER):
+            empty = Snapshot(quota=name, epoch=EPOCH)
+            assert self.call(HydrateQuota(snapshot=empty, may_create=True)) == ["LOADED"]
         return self
 
     def funded(self, amount: int = 100) -> Scene:

@@ -13,7 +13,10 @@ from quota_engine.events import EventId
 from tests.lua.scenes import NAME, WRITING, Scene, meets
 from tests.shards import EPOCH, WRITING_ROWS
 
-REFUSED = ("place_hold", "extend_hold", "debit", "issue_grant", "set_overdraft_limit")
+REFUSED = (
+    *("place_hold", "extend_hold", "debit", "issue_grant", "set_overdraft_limit"),
+    *("transfer_out", "transfer_quota"),
+)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quota_engine.commands import UnloadQuota
-from tests.lua.scenes import NAME, Scene, meets
+from tests.lua.scenes import NAME, OTHER, Scene, meets
 from tests.shards import EPOCH, NOON_MS
 
 
@@ -24,7 +26,9 @@ def test_an_idle_quota_is_forgotten_with_all_its_keys(scene: Scene) -> None:
     assert scene.call(unload(4)) == ["KEPT", "frozen"]
     scene.freeze("")
     assert scene.call(unload(4)) == ["UNLOADED"]
-    assert sorted(scene.client.keys("*")) == sorted([scene.keys.outbox, scene.keys.versions])
+    left: Any = scene.client.keys("*")
+    shared = [scene.keys.outbox, scene.keys.versions]
+    assert sorted(left) == sorted([*shared, scene.keys.quota(str(OTHER))])
     assert scene.client.hget(scene.keys.versions, str(NAME)) == "4"
 
 

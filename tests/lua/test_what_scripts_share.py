@@ -119,6 +119,9 @@ def test_a_repeat_gets_the_first_answer_and_has_no_effect(scene: Scene, script: 
 
 def altered(command: Any) -> Command[Any]:
     """Return the same operation with other arguments."""
+    if hasattr(command, "transfer"):
+        more = replace(command.transfer, amount=command.transfer.amount + 1)
+        return replace(command, transfer=more)
     if hasattr(command, "amount"):
         return replace(command, amount=command.amount + 1)
     if hasattr(command, "terms"):
@@ -141,7 +144,7 @@ def test_a_repeat_with_other_arguments_conflicts(scene: Scene, script: str) -> N
 def test_what_was_cancelled_before_it_came_is_refused_for_good(scene: Scene, script: str) -> None:
     scene.funded()
     command: Any = WRITING[script]
-    operation_id = getattr(command, "operation_id", "new")
+    operation_id = getattr(command, "operation_id", getattr(command, "arrival_id", "new"))
     assert scene.cancel(operation_id)[0] == "CANCELLED"
     before = scene.log
     for _ in range(2):

@@ -26,6 +26,8 @@ from quota_engine.commands import (
     RefundPart,
     ReleaseHold,
     SetOverdraftLimit,
+    TransferIn,
+    TransferOut,
     VoidGrant,
 )
 from quota_engine.events import Entry
@@ -66,6 +68,9 @@ def altered(command: Command[Any]) -> Command[Any]:
             return replace(command, details="{}")
         case RecordRepair():
             return replace(command, cause="chain")
+        case TransferOut() | TransferIn():
+            more = replace(command.transfer, amount=command.transfer.amount + 1)
+            return replace(command, transfer=more)
         case CaptureHold() | Debit() | PlaceHold() | ExtendHold() | Refund():
             return replace(command, amount=command.amount + 1)
     return command
@@ -80,6 +85,8 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
     print_ = fingerprint_of(command)
     if isinstance(command, Refund):
         return _refund(quota, command, now_ms, print_, due_max)
+    if isinstance(command, TransferOut | TransferIn):
+        return _transfer(quota, command, now_ms, print_, due_max)
     match command:
         case IssueGrant(grant_id=grant_id, terms=terms):
             return quota.issue_grant(
@@ -148,6 +155,26 @@ def _refund(
         grace_ms=command.grace_ms,
         grant_details=str(command.argv(CONTEXT)[place]),
         details=command.details,
+        due_max=due_max,
+    )
+
+
+def _transfer(
+    quota: Quota, command: TransferOut | TransferIn, now_ms: int, print_: str, due_max: int
+) -> tuple[str, ...]:
+    asked = command.transfer
+    if isinstance(command, TransferOut):
+        return quota.transfer_out(
+            *(now_ms, asked.transfer_id, print_, asked.amount),
+            parts_max=command.parts_max,
+            details=asked.sent_details,
+            due_max=due_max,
+        )
+    return quota.transfer_in(
+        *(now_ms, command.arrival_id, print_, asked.amount, command.terms),
+        transfer_id=asked.transfer_id,
+        grants_max=command.grants_max,
+        details=asked.arrival_details(asked.source.account),
         due_max=due_max,
     )
 

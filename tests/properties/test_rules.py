@@ -48,6 +48,8 @@ EXPECTED_ROWS = {
     "record_usage": {"RECORDED", "REPLAYED"},
     "release_hold": {"RELEASED", "REPLAYED", "CLOSED", "HOLD_NOT_FOUND"},
     "set_overdraft_limit": {"LIMITED", "REPLAYED", "IDEMPOTENCY_CONFLICT"},
+    "transfer_in": {"ARRIVED", "REPLAYED", "IDEMPOTENCY_CONFLICT"},
+    "transfer_out": {"SENT", "REPLAYED", "DENIED", "IDEMPOTENCY_CONFLICT"},
     "void_grant": {"VOIDED", "REPLAYED", "GRANT_NOT_FOUND"},
 }
 

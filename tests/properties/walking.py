@@ -42,6 +42,7 @@ from quota_engine.events import NEVER_MS, Entry, next_chain
 from quota_engine.keys import QuotaName
 from quota_engine.quotas import Quota
 from tests.properties.beside import altered, expected, refund_of
+from tests.properties.transferring import Moving
 from tests.shards import NOON_MS, Shard, check_state, snapshot_of
 
 BURST = 5
@@ -57,10 +58,11 @@ details = st.sampled_from(["", '{"reference":"单 7"}'])
 instants = st.sampled_from([None, None, None, 2000, 4000, 9000])
 
 
-class Rules(RuleBasedStateMachine):
+class Rules(Moving, RuleBasedStateMachine):
     """One quota on one shard, beside its model."""
 
     shard: Shard
+    name = NAME
     steps = 0
 
     @initialize(limit=st.sampled_from([0, 0, 100, None]))
@@ -292,6 +294,8 @@ class Rules(RuleBasedStateMachine):
             (3, lambda: self.debit(amount, is_odd, due_max)),
             (2, lambda: self.refund(place, amount, 3000 * is_odd, due_max)),
             (1, lambda: self.void_grant(place, due_max)),
+            (2, lambda: self.transfer_out(amount, 1 + place, due_max)),
+            (2, lambda: self.transfer_in(amount + 2, ends, place % 3 - 1, 5000, due_max)),
             (1, lambda: self.set_overdraft_limit(chance.choice([0, 50, 300, None]))),
             (4, lambda: self.send_again(chance.randint(1, 8), is_odd)),
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),

@@ -50,6 +50,8 @@ def test_every_kind_fits_and_adds_up() -> None:
         "g2": "expired",
         "g3": "voided",
         "g4": "live",
+        "t2:in:1": "live",
+        "t2:in:2": "live",
     }
     assert log.overdraft_limit is None
 
@@ -109,6 +111,8 @@ RELEASE = "release"
 ISSUE = "issue"
 PLACE = "place"
 CANCEL = "cancel"
+SEND = "send"
+ARRIVE = "arrive"
 
 MISFITS: list[tuple[str, Change, Cause]] = [
     (DEBIT, lambda e: replace(e, version=e.version + 1), Cause.VERSION_GAP),
@@ -145,6 +149,19 @@ MISFITS: list[tuple[str, Change, Cause]] = [
     (PLACE, lambda e: replace(e, amount=6), Cause.HOLD),
     (CANCEL, lambda e: replace(e, fingerprint="print"), Cause.TERMS),
     (CANCEL, lambda e: replace(e, amount=6), Cause.BALANCE),
+    (SEND, lambda e: replace(e, details=""), Cause.TERMS),
+    (SEND, lambda e: replace(e, details='{"to":7}'), Cause.TERMS),
+    (SEND, lambda e: replace(e, terms="5 50"), Cause.TERMS),
+    (SEND, lambda e: replace(e, terms="4 50 9"), Cause.TERMS),
+    (SEND, lambda e: replace(e, shortfall=1), Cause.BALANCE),
+    (SEND, lambda e: replace(e, amount=4, terms="4 50 9"), Cause.BALANCE),
+    (SEND, lambda e: replace(e, movements=(Movement("g", 0, -5),)), Cause.MOVEMENTS),
+    (SEND, lambda e: replace(e, held=39, held_delta=-1), Cause.HELD),
+    (ARRIVE, lambda e: replace(e, terms=""), Cause.TERMS),
+    (ARRIVE, lambda e: replace(e, amount=4, terms="4 50 9"), Cause.BALANCE),
+    (ARRIVE, lambda e: replace(e, operation_id="other"), Cause.MOVEMENTS),
+    (ARRIVE, lambda e: replace(e, terms="4 50 9 1 50 9"), Cause.MOVEMENTS),
+    (ARRIVE, lambda e: replace(e, held=41, held_delta=1), Cause.HELD),
 ]
 
 
@@ -159,6 +176,8 @@ def test_a_wrong_entry_does_not_fit(what: str, change: Change, cause: Cause) -> 
         ISSUE: lambda: writer.issue_grant("g2", 5),
         PLACE: lambda: writer.place_hold("h2", 5),
         CANCEL: lambda: writer.cancel("d"),
+        SEND: lambda: writer.transfer_out("t", 5),
+        ARRIVE: lambda: writer.transfer_in("t:in", 5),
     }[what]()
     log = _log()
     assert kinds.misfit(log, right.entry, right.text, right.chain) is None
