@@ -14,12 +14,16 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from quota_engine.embedded import PostgresServer, ValkeyServer, stop_servers
 from tests.servers import TestServers, administer, end_forgotten_servers, redis7_program
 
 REDIS7_MISSING = "no Redis 7.0: run tools/debian_parts.py, or set QUOTA_ENGINE_TEST_REDIS7"
 TEMPLATE = "template_engine"
+# How long an example takes says how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 _database_numbers = itertools.count(1)
 
 
