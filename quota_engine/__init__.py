@@ -49,6 +49,7 @@ from quota_engine.errors import (
 from quota_engine.history import HistoryEntry
 from quota_engine.listed import ListedGrant
 from quota_engine.recorded import RecordedCall
+from quota_engine.reminders import Reminder
 from quota_engine.statements import Statement
 from quota_engine.usage import Usage
 
@@ -97,6 +98,7 @@ __all__ = [
     "RecordedCall",
     "Refunded",
     "ReleasedHold",
+    "Reminder",
     "Statement",
     "SubscriptionNotFoundError",
     "SubscriptionRefusedError",

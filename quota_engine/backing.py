@@ -36,6 +36,7 @@ from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
 from quota_engine.recorded import RecordedCall, UsageQuery
+from quota_engine.reminders import Reminder, ReminderQuery
 from quota_engine.statements import Period, Statement
 from quota_engine.subscribing import Begin, Done, Subscription, SubscriptionChange, Wanted
 
@@ -124,9 +125,21 @@ class PlanStore(Protocol):
     def plan_history(self, name: str) -> Sequence[Plan]: ...
 
 
+class ReminderStore(Protocol):
+    """Reminders in PostgreSQL."""
+
+    def list_reminders(self, query: ReminderQuery) -> Sequence[Reminder]: ...
+    def claim(self, limit: int) -> Sequence[Reminder]:
+        """Return reminders that nobody has delivered or is delivering: they are the caller's."""
+
+    def mark_delivered(self, reminder: Reminder) -> None: ...
+
+
 class StatementStore(Protocol):
     """Statements and grants from the ledger, as far as it was persisted."""
 
+    @property
+    def reminders(self) -> ReminderStore: ...
     def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
     def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
         """Return PostgreSQL's now, and every grant of a quota with the state it has there."""

@@ -17,6 +17,7 @@ from quota_engine.ids import checked_quota_type
 from quota_engine.keys import QuotaName
 from quota_engine.offline import Allowance, OfflineRule, Policy, offline_allowance
 
+REMINDER_DAYS_MAX = 3_650
 BUILT_IN_QUOTA_TYPES = ("text_token", "image", "audio", "video", "credit")
 
 
@@ -218,7 +219,13 @@ class Settings(BaseSettings):
         "`acme` means those below it, too; the longest name that fits wins.",
     )
 
-    @field_validator("quota_types", mode="before")
+    reminder_days: Annotated[tuple[int, ...], NoDecode] = Field(
+        (7, 3, 1),
+        description="How many days before a grant with something left ends somebody is reminded, "
+        "separated by commas: each grant once for each. Empty: never.",
+    )
+
+    @field_validator("quota_types", "reminder_days", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -229,6 +236,13 @@ class Settings(BaseSettings):
     @classmethod
     def _legal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(checked_quota_type(name) for name in value)
+
+    @field_validator("reminder_days")
+    @classmethod
+    def _within_years(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 < days <= REMINDER_DAYS_MAX for days in value):
+            raise ValueError(f"days must be 1 to {REMINDER_DAYS_MAX}")
+        return tuple(sorted(set(value), reverse=True))
 
     @property
     def spool_place(self) -> Path:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from quota_engine import flows
 from quota_engine._async.calling import AsyncCalling
 from quota_engine._async.replaying import AsyncReplayer
+from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_text
 from quota_engine.commands import ReadBalance
 from quota_engine.drift import ReconcileReport
@@ -17,10 +19,13 @@ from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.listed import ListedGrant, checked_grant_query, in_order, laid_over
 from quota_engine.recorded import RecordedCall, checked_usage_query
+from quota_engine.reminders import Reminder, checked_reminder_query
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
 from quota_engine.statements import Period, Statement, checked_period
 from quota_engine.waiting import in_thread
+
+log = logging.getLogger("quota_engine.reminders")
 
 
 class AsyncBooks(AsyncCalling):
@@ -144,6 +149,43 @@ class AsyncBooks(AsyncCalling):
                 break
             await self._transport.drive(flows.booked(quota))
         return now, found
+
+    async def reminders(
+        self,
+        account: str | None = None,
+        *,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Reminder]:
+        """
+        Return the reminders of grants that end soon, oldest first; they are made by the schedule.
+
+        Of one account or of all; ``since``: made then or later. Raises ``InvalidArgumentError``.
+        """
+        query = checked_reminder_query(account, since, limit)
+        return await in_thread(self._backing.statement_store.reminders.list_reminders, query)
+
+    async def deliver_reminders(
+        self, callback: Callable[[Reminder], object], *, limit: int = 100
+    ) -> int:
+        """
+        Call ``callback`` with each reminder that was not delivered yet; return how many it took.
+
+        A plain function, run in a thread by the async engine. Each reminder is one caller's, and
+        delivered once that has returned; where it raises, which is logged, or dies, somebody gets
+        it again after five minutes. So it is delivered at least once.
+        """
+        store = self._backing.statement_store.reminders
+        delivered = 0
+        for reminder in await in_thread(store.claim, checked_amount(limit, name="limit")):
+            try:
+                await in_thread(callback, reminder)
+            except Exception:
+                log.exception("the reminder of grant %s was not delivered", reminder.grant_id)
+            else:
+                await in_thread(store.mark_delivered, reminder)
+                delivered += 1
+        return delivered
 
     async def drain(self) -> int:
         """Persist everything that is pending now; return how many entries that was."""

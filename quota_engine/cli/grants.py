@@ -30,6 +30,12 @@ ISSUED = (
 )
 
 
+REMINDERS = (
+    *("reminded_at", "account", "quota_type", "grant_id", "days", "remaining", "expires_at"),
+    *("source", "delivered_at"),
+)
+
+
 @app.command()
 def issue(
     account: Account,
@@ -129,3 +135,22 @@ def list_(
     is_all = everything or state is not None
     rows = [grant for grant in found if is_all or grant.state in USABLE or grant.reserved]
     print_rows(rows, COLUMNS, as_json=as_json, empty=f"{account} has no grants")
+
+
+@app.command()
+def reminders(
+    account: Annotated[str | None, typer.Argument(help="Default: every account.")] = None,
+    *,
+    since: Annotated[str | None, typer.Option(help="Only those made then or later.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Show who was to be reminded that a grant with something left ends, and when, oldest first.
+
+    Workers make them, QUOTA_ENGINE_REMINDER_DAYS before the end.
+
+    Example: quota-engine grants reminders user:42
+    """
+    with opened_engine() as engine:
+        found = engine.reminders(account, since=parse_instant(since, name="--since"))
+    print_rows(found, REMINDERS, as_json=as_json, empty="there are no reminders")

@@ -18,6 +18,7 @@ from quota_engine.errors import QuotaError
 from quota_engine.instants import from_ms
 from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.reminders import remind
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
@@ -171,6 +172,12 @@ def _renewals(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{text}, {renewed.failed} wait" if renewed.failed else text)
 
 
+def _reminders(scheduler: Scheduler) -> Outcome:
+    if wrong := _clocks_differ(scheduler):
+        return wrong
+    return Outcome(f"{remind(scheduler.deployment, scheduler.now_ms())} ends of grants told")
+
+
 def _clocks_differ(scheduler: Scheduler) -> Outcome | None:
     deployment = scheduler.deployment
     wrong = clocks.alarm(clocks.difference_ms(deployment.client, deployment.ledger))
@@ -212,6 +219,7 @@ def _trim_seconds(settings: Settings) -> float:
 SWEEP = Duty("sweep", lambda settings: 5, _sweep)
 INTENTS = Duty("intents", lambda settings: 5, _intents)
 RENEWALS = Duty("renewals", lambda settings: 5, _renewals)
+REMINDERS = Duty("reminders", lambda settings: 60, _reminders)
 
 #: In the order in which one scheduler takes them up.
 DUTIES = (
@@ -220,6 +228,7 @@ DUTIES = (
     SWEEP,
     INTENTS,
     RENEWALS,
+    REMINDERS,
     Duty("trim", _trim_seconds, _trim),
     Duty("unload", lambda settings: 10, _unload),
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
@@ -230,12 +239,14 @@ def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome
     """
     Do now what is due of the quotas' lives: changes, promised grants of any age, renewals.
 
-    With a clock of the caller's own, it decides what is renewed; else quotas that it has not
-    touched are left alone.
+    With a clock of the caller's own, it decides what is renewed and whom to remind; else quotas
+    that it has not touched are left alone.
     """
     scheduler = Scheduler(deployment, clock=clock, intent_age=timedelta(0))
     try:
-        due = [INTENTS, RENEWALS] if clock is not None else [SWEEP, INTENTS, RENEWALS]
+        due = [INTENTS, RENEWALS, REMINDERS]
+        if clock is None:
+            due.insert(0, SWEEP)
         return {duty.name: scheduler.run(duty) for duty in due}
     finally:
         scheduler.close()
