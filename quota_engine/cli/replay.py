@@ -13,12 +13,19 @@ from quota_engine.cli.run_report import print_report, shown_progress
 from quota_engine.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
+    from quota_engine.replay.days import DaysReport
     from quota_engine.replay.running import Report
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DRIFT_FOUND = 3
 
+Speed = Annotated[
+    str, typer.Option(help="max, or how many times as fast as recorded, such as 10.")
+]
+PromotionsLast = Annotated[
+    float, typer.Option(min=0.1, max=86_400, help="Seconds until the last promotion ends.")
+]
 Prices = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +42,14 @@ RestartRedis = Annotated[
         help="Kill Redis (SIGKILL) so many times meanwhile and start it again: the home's own.",
     ),
 ]
+Days = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=400,
+        help="Let the trace take so many days, by a simulated clock, with monthly plans.",
+    ),
+]
 
 
 @app.command()
@@ -44,20 +59,17 @@ def replay(
     users: Annotated[int, typer.Option(min=1, max=100_000, help="Accounts of the run.")] = 200,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 4,
     seed: Annotated[int, typer.Option(help="Decides who calls and what each is granted.")] = 1,
-    speed: Annotated[
-        str, typer.Option(help="max, or how many times as fast as recorded, such as 10.")
-    ] = "max",
+    speed: Speed = "max",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first calls of the trace.")
     ] = None,
     output_limit: Annotated[
         int, typer.Option(min=1, max=10**9, help="Tokens held for each answer.")
     ] = 1_000,
-    promotions_last: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="Seconds until the last promotion ends.")
-    ] = 10.0,
+    promotions_last: PromotionsLast = 10.0,
     prices: Prices = None,
     restart_redis: RestartRedis = 0,
+    days: Days = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -74,12 +86,18 @@ def replay(
     With --restart-redis the calls go on through restarts, and the time without service is
     told: from each kill to the end of the first acknowledged operation that began after it.
 
+    With --days each user has a plan that renews every month instead of those grants, the calls are
+    spread over so many days, and every account's statement must add up. All time of the deployment
+    is simulated, so it must have no accounts but those of replays.
+
     Exits with 0 only when every proof holds, with 3 when one does not.
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --users 200 --processes 4
     Example: quota-engine replay AzureLLMInferenceTrace_code.csv --restart-redis 20
+    Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --days 40
     """
     from quota_engine.replay.costs import DEMO_PRICES, parse_prices
+    from quota_engine.replay.days import run_days
     from quota_engine.replay.restarting import check_restarts
     from quota_engine.replay.running import Options, run
     from quota_engine.replay.trace import read_trace
@@ -96,13 +114,17 @@ def replay(
     )
     calls = read_trace(trace, limit)
     check_restarts(restart_redis, calls=len(calls), processes=processes)
+    if days is not None and (restart_redis or speed != "max"):
+        raise InvalidArgumentError("--days goes with neither --speed nor --restart-redis")
     hush()
     with shown_progress(len(calls)) as watch:
-        report = run(calls, options, watch)
+        report = (
+            run(calls, options, watch) if days is None else run_days(calls, options, days, watch)
+        )
     _show(report, trace.name, as_json)
 
 
-def _show(report: Report, trace: str, as_json: bool) -> None:
+def _show(report: Report | DaysReport, trace: str, as_json: bool) -> None:
     if as_json:
         print_json({"trace": trace, "holds": report.holds, "report": report})
     else:

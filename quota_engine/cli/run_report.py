@@ -13,6 +13,7 @@ import typer
 from quota_engine.cli.output import print_rows
 
 if TYPE_CHECKING:
+    from quota_engine.replay.days import DaysReport
     from quota_engine.replay.running import Progress, Report, Watcher
 
 COSTS = ("model", "calls", "input_tokens", "output_tokens", "cost", "currency")
@@ -74,15 +75,32 @@ def _note(progress: Progress) -> str:
     return f"{progress.refused:,} refused, {progress.pending:,} entries not persisted yet"
 
 
-def print_report(report: Report) -> None:
+def print_report(report: Report | DaysReport) -> None:
     """Print a run's report for a person."""
+    from quota_engine.replay.running import Report
+
+    made = f"{report.calls:,} calls of {report.users:,} users by {report.processes} processes in"
+    if isinstance(report, Report):
+        pace = f"{report.calls_per_second:,.0f} calls/s, each a hold and a capture"
+        typer.echo(f"{made} {report.seconds:.1f} s: {pace}")
+    else:
+        typer.echo(
+            f"{made} {report.days} simulated days from {report.starts_at:%Y-%m-%d %H:%M} UTC on"
+            f" ({report.seconds:.1f} s): {report.renewals:,} renewals, {report.rolled_over:,}"
+            " tokens rolled over"
+        )
+    _print_outcome(report)
+    if isinstance(report, Report):
+        _print_pace(report)
+    for proof in report.proofs:
+        typer.echo(f"{'  ok  ' if proof.holds else 'FAILED'}  {proof.sentence}")
+        for exception in proof.exceptions:
+            typer.echo(f"          {exception}")
+
+
+def _print_outcome(report: Report | DaysReport) -> None:
     refused = ", ".join(f"{count:,} {why}" for why, count in sorted(report.refused.items()))
     tokens = report.tokens
-    typer.echo(
-        f"{report.calls:,} calls of {report.users:,} users by {report.processes} processes in"
-        f" {report.seconds:.1f} s: {report.calls_per_second:,.0f} calls/s, each a hold and a"
-        " capture"
-    )
     typer.echo(
         f"  admitted {report.admitted:,}, refused {report.calls - report.admitted:,}"
         + (f" ({refused}) of {report.users_refused:,} users" if refused else "")
@@ -94,6 +112,11 @@ def print_report(report: Report) -> None:
     )
     typer.echo("")
     print_rows(report.costs, COSTS, as_json=False)
+    typer.echo("")
+
+
+def _print_pace(report: Report) -> None:
+    """Print how quick it was, and what stood in its way."""
     _print_latencies(report)
     lag = report.lag
     typer.echo(
@@ -107,15 +130,10 @@ def print_report(report: Report) -> None:
             f" {restarts.median_seconds:.2f} s, longest {restarts.max_seconds:.2f} s, in all"
             f" {sum(restarts.seconds):.1f} s\n"
         )
-    for proof in report.proofs:
-        typer.echo(f"{'  ok  ' if proof.holds else 'FAILED'}  {proof.sentence}")
-        for exception in proof.exceptions:
-            typer.echo(f"          {exception}")
 
 
 def _print_latencies(report: Report) -> None:
     ping = next(row for row in report.latencies if row.operation == "ping")
-    typer.echo("")
     print_rows(
         [
             {

@@ -33,6 +33,7 @@ from quota_engine.errors import (
 )
 from quota_engine.metering.record import UsageRecord
 from quota_engine.replay.costs import PROVIDER, model_of
+from quota_engine.replay.timeline import SimulatedClock, Timeline
 from quota_engine.replay.trace import Call
 from quota_engine.replay.workload import User
 from quota_engine.usage import Usage
@@ -45,6 +46,9 @@ PING_EVERY = 10
 INSIST_SECONDS = 60.0
 INSIST_PAUSE_SECONDS = 0.1
 HOLD_TTL_SECONDS = 600
+#: Numbers that each client tells its parent while it runs.
+COUNTS = 4
+DAY_PAUSE_SECONDS = 0.005
 
 REFUSALS: dict[type[QuotaError], str] = {
     QuotaInsufficientError: "insufficient",
@@ -66,7 +70,9 @@ class Share:
     #: The models that calls are dealt to.
     models: Sequence[str]
     #: How many times as fast as recorded; None: as fast as can be.
-    speed: float | None
+    speed: float | None = None
+    #: None: calls happen when they are made.
+    timeline: Timeline | None = None
 
 
 @dataclass(slots=True)
@@ -106,13 +112,17 @@ class Crew:
     def __init__(self, shares: Sequence[Share]) -> None:
         context = get_context("spawn")
         self._go = context.Event()
-        #: Of each client: whether it is ready, calls made, calls refused.
-        self._counts = context.RawArray("q", 3 * len(shares))
+        #: The last simulated day whose calls may be made.
+        self._today = context.RawValue("q", -1)
+        #: Of each client: whether it is ready, calls made, calls refused, days done.
+        self._counts = context.RawArray("q", COUNTS * len(shares))
         self._clients = []
         for share in shares:
             mine, theirs = context.Pipe(duplex=False)
             process = context.Process(
-                target=run_client, args=(share, self._go, self._counts, theirs), daemon=True
+                target=run_client,
+                args=(share, self._go, self._today, self._counts, theirs),
+                daemon=True,
             )
             process.start()
             theirs.close()
@@ -130,11 +140,20 @@ class Crew:
     def are_ready(self) -> bool:
         """Whether every client has granted its users; raises what one of them met."""
         self._hear()
-        return all(self._counts[0::3])
+        return all(self._counts[0::COUNTS])
 
     def begin(self) -> None:
         """Let the calls begin."""
         self._go.set()
+
+    def begin_day(self, day: int) -> None:
+        """Let the calls of a simulated day be made."""
+        self._today.value = day
+
+    def has_done(self, day: int) -> bool:
+        """Whether every client has made its calls of a day; raises what one of them met."""
+        self._hear()
+        return all(done > day for done in self._counts[3::COUNTS])
 
     @property
     def are_done(self) -> bool:
@@ -145,12 +164,12 @@ class Crew:
     @property
     def made(self) -> int:
         """How many calls were made so far."""
-        return sum(self._counts[1::3])
+        return sum(self._counts[1::COUNTS])
 
     @property
     def refused(self) -> int:
         """How many of them were refused."""
-        return sum(self._counts[2::3])
+        return sum(self._counts[2::COUNTS])
 
     @property
     def told(self) -> list[Told]:
@@ -176,13 +195,13 @@ class Crew:
             client.told = answer
 
 
-def run_client(share: Share, go: Any, counts: Any, answers: Connection) -> None:
+def run_client(share: Share, go: Any, today: Any, counts: Any, answers: Connection) -> None:
     """Do one client's share; send what it was told, or the error that ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its clients
     logging.getLogger("quota_engine").addHandler(logging.NullHandler())
     answer: Told | Exception
     try:
-        answer = _run(share, go, counts)
+        answer = _run(share, go, today, counts)
     except QuotaError as error:
         answer = error
     except Exception as error:
@@ -190,27 +209,46 @@ def run_client(share: Share, go: Any, counts: Any, answers: Connection) -> None:
     answers.send(answer)
 
 
-def _run(share: Share, go: Any, counts: Any) -> Told:
-    with QuotaEngine.open(share.redis_url, share.database_url) as engine:
+def _run(share: Share, go: Any, today: Any, counts: Any) -> Told:
+    timeline, base = share.timeline, COUNTS * share.number
+    clock = None if timeline is None else SimulatedClock(timeline.starts_at)
+    with QuotaEngine.open(share.redis_url, share.database_url, clock=clock) as engine:
         for user in share.users:
             _grant(engine, user)
-        counts[3 * share.number] = 1
+        counts[base] = 1
         go.wait()
         told = Told()
         started = time.monotonic()
         for made, (call, account) in enumerate(share.calls, start=1):
+            if timeline is not None and clock is not None:
+                clock.now = max(clock.now, timeline.instant_of(call))
+                counts[base + 3] = timeline.day_of(clock.now)
+                while today.value < counts[base + 3]:
+                    time.sleep(DAY_PAUSE_SECONDS)
             if share.speed is not None:
                 early = started + call.offset_seconds / share.speed - time.monotonic()
                 time.sleep(max(0.0, early))
             _make(engine, call, account, share, told)
             if made % PING_EVERY == 1:
                 _ping(engine, told)
-            counts[3 * share.number + 1] = made
-            counts[3 * share.number + 2] = told.refused.total()
+            counts[base + 1] = made
+            counts[base + 2] = told.refused.total()
+        if timeline is not None:
+            counts[base + 3] = timeline.days
         return told
 
 
 def _grant(engine: QuotaEngine, user: User) -> None:
+    """Give a user what is planned: its grants, or its plan, whose first period begins now."""
+    if (plan := user.plan) is not None:
+        _insist(
+            lambda: engine.subscribe(
+                user.account,
+                plan.name,
+                time_zone=user.time_zone,
+                subscription_id=subscription_id_of(user),
+            )
+        )
     for number, grant in enumerate(user.grants):
         lasts = grant.lasts_seconds
         expires_at = None if lasts is None else datetime.now(UTC) + timedelta(seconds=lasts)
@@ -271,6 +309,11 @@ def _record(engine: QuotaEngine, call: Call, model: str, held: int) -> UsageReco
 def hold_id_of(call: Call) -> str:
     """Return the id of a call's hold: it says which call it was."""
     return f"call-{call.number}"
+
+
+def subscription_id_of(user: User) -> str:
+    """Return the id of a user's subscription."""
+    return "-".join(user.account.split(":")[1:])
 
 
 def _insist(call: Callable[[], T]) -> T:

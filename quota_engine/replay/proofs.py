@@ -149,12 +149,8 @@ def proofs(counted: Counted) -> Iterator[Proof]:
     """Yield what must hold of a run's users and calls."""
     users = counted.workload.users
     sums = {user.account: counted.sums.get(user.account, Sums()) for user in users}
-    yield _proof(
-        "every admitted call has exactly one hold.placed and one hold.captured in the ledger,"
-        " for the tokens its client was told, and nobody else has any",
-        _wrong_calls(counted),
-    )
-    yield _proof(
+    yield calls_proof(counted)
+    yield proof(
         "every user was granted what was planned",
         (
             f"{user.account}: planned {user.granted}, granted {sums[user.account].granted}"
@@ -162,7 +158,7 @@ def proofs(counted: Counted) -> Iterator[Proof]:
             if user.granted != sums[user.account].granted
         ),
     )
-    yield _proof(
+    yield proof(
         "no user was charged more than was granted (Σ captured ≤ Σ granted)",
         (
             f"{account}: captured {of_user.collected}, granted {of_user.granted}"
@@ -170,7 +166,7 @@ def proofs(counted: Counted) -> Iterator[Proof]:
             if of_user.collected > of_user.granted
         ),
     )
-    yield _proof(
+    yield proof(
         "every balance in Redis is granted − captured − expired, and nothing is held",
         (
             f"{account}: balance {balance.balance}, held {balance.held}, expected"
@@ -181,14 +177,23 @@ def proofs(counted: Counted) -> Iterator[Proof]:
     )
 
 
+def calls_proof(counted: Counted) -> Proof:
+    """Compare what clients were told of each call with the ledger."""
+    return proof(
+        "every admitted call has exactly one hold.placed and one hold.captured in the ledger,"
+        " for the tokens its client was told, and nobody else has any",
+        _wrong_calls(counted),
+    )
+
+
 def cost_proofs(costs: Costs) -> Iterator[Proof]:
     """Yield what must hold of a run's usage records."""
-    yield _proof(
+    yield proof(
         "every capture has one usage record, and the records' amounts sum to the captures', user"
         " by user (Σ usage records = Σ captured)",
         costs.wrong_amounts,
     )
-    yield _proof(
+    yield proof(
         "of each model the recorded costs sum to its summed tokens × its prices, exactly",
         costs.wrong_costs,
     )
@@ -196,7 +201,7 @@ def cost_proofs(costs: Costs) -> Iterator[Proof]:
 
 def chain_proof(deployment: Deployment, prefix: str) -> Proof:
     """Replay the run's logs from their rows: numbers, chains, sums, grants and holds."""
-    return _proof(
+    return proof(
         "the run's hash chains are whole and its logs, replayed, make its tables",
         (
             f"{finding.quota} version {finding.version}: {finding.detail}"
@@ -207,7 +212,7 @@ def chain_proof(deployment: Deployment, prefix: str) -> Proof:
 
 def drift_proof(report: ReconcileReport) -> Proof:
     """Say whether a reconciliation found Redis and the ledger telling the same."""
-    return _proof(
+    return proof(
         f"Redis and the ledger agree on all {report.checked:,} quotas of the deployment",
         (f"{drift.account} {drift.quota_type}: {drift.cause}" for drift in report.drifts),
     )
@@ -232,7 +237,8 @@ def _wrong_calls(counted: Counted) -> Iterator[str]:
         yield f"{strangers} holds in the ledger belong to no admitted call"
 
 
-def _proof(sentence: str, exceptions: Iterable[str]) -> Proof:
+def proof(sentence: str, exceptions: Iterable[str]) -> Proof:
+    """Return a proof that holds unless there are exceptions, with the first few of them."""
     found = list(islice(exceptions, EXCEPTIONS_SHOWN + 1))
     if len(found) > EXCEPTIONS_SHOWN:
         found[EXCEPTIONS_SHOWN] = "and more"

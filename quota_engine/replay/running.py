@@ -137,7 +137,7 @@ def run(calls: Sequence[Call], options: Options, watch: Watcher) -> Report:
         promotion_seconds=options.promotion_seconds,
     )
     watch(Progress("reaching the servers"))
-    with _orderly_end(), QuotaEngine.open() as engine:
+    with orderly_end(), QuotaEngine.open() as engine:
         deployment = engine.deployment
         restarter = Restarter(
             own_server(deployment) if options.restarts else None,
@@ -252,7 +252,7 @@ def _report(
     if restarts is not None:
         proved.append(restarts.proof)
     refused = sum((one.refused for one in told), Counter[str]())
-    dry = _refused_accounts(workload, told)
+    dry = refused_accounts(workload, told)
     sums = counted.sums.values()
     return Report(
         run_id=run_id,
@@ -283,7 +283,7 @@ def _report(
     )
 
 
-def _refused_accounts(workload: Workload, told: Sequence[Told]) -> set[str]:
+def refused_accounts(workload: Workload, told: Sequence[Told]) -> set[str]:
     """Return the users of whom a call was refused."""
     admitted = {number for one in told for number in one.captured}
     return {
@@ -313,7 +313,7 @@ def _quantile_us(ordered: Sequence[int], share: float) -> float:
 
 
 @contextmanager
-def _orderly_end() -> Iterator[None]:
+def orderly_end() -> Iterator[None]:
     """Let SIGTERM end the run as Ctrl-C does: with its clients and its worker."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -24,6 +24,9 @@ DRY_SHARE = (0.3, 0.9)
 AMPLE_SHARE = (1.2, 2.0)
 #: Of everything granted: the promotion's part, and the membership's.
 PROMOTION_SHARE, MEMBERSHIP_SHARE = 0.2, 0.5
+#: Plans by the month: name, the share of users whom it is enough for, whether rests roll over.
+TIERS = (("small", 0.5, False), ("middle", 0.9, True), ("large", 1.0, False))
+ZONES = ("UTC", "Asia/Shanghai", "America/New_York")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,22 @@ class PlannedGrant:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedPlan:
+    """A plan of the run: ``amount`` every month; ``rolls_over``: rests live for a period more."""
+
+    name: str
+    amount: int
+    rolls_over: bool
+
+
+@dataclass(frozen=True, slots=True)
 class User:
-    """One account of the run, and what it is granted."""
+    """One account of the run, and what it is granted, or which plan it subscribes to."""
 
     account: str
-    grants: tuple[PlannedGrant, ...]
+    grants: tuple[PlannedGrant, ...] = ()
+    plan: PlannedPlan | None = None
+    time_zone: str = "UTC"
 
     @property
     def granted(self) -> int:
@@ -62,26 +76,71 @@ class Workload:
         places = range(client, len(self.calls), clients)
         return [(self.calls[place], self.users[self.user_of[place]].account) for place in places]
 
+    def share_of_users(self, client: int, clients: int) -> list[tuple[Call, str]]:
+        """Return all calls of one client's own users, who are nobody else's."""
+        return [
+            (call, self.users[user].account)
+            for call, user in zip(self.calls, self.user_of, strict=True)
+            if user % clients == client
+        ]
+
 
 def plan(
     calls: Sequence[Call], *, prefix: str, users: int, seed: int, promotion_seconds: float
 ) -> Workload:
     """Return who makes which call and what everybody is granted. ``prefix``: of all accounts."""
     chance = random.Random(seed)
+    user_of, demands = _drawn(calls, users, chance)
+    planned = tuple(
+        User(account, _grants(chance, demands[place], _runs_dry(place), promotion_seconds))
+        for place, account in enumerate(_accounts(prefix, users))
+    )
+    return Workload(calls, planned, user_of)
+
+
+def plan_months(
+    calls: Sequence[Call], *, prefix: str, users: int, seed: int, days: int
+) -> Workload:
+    """
+    Return who makes which call over so many days, and which monthly plan everybody has.
+
+    Of three plans each user has the smallest that is enough, or if it is to run dry the next
+    smaller one. Rests of the middle one roll over. ``prefix``: of all accounts and plans.
+    """
+    user_of, demands = _drawn(calls, users, random.Random(seed))
+    monthly = [max(LEAST_TOKENS, demand * 31 // days) for demand in demands]
+    ordered = sorted(monthly)
+    plans = [
+        PlannedPlan(f"{prefix}{name}", 12 * ordered[int(share * (users - 1))] // 10, rolls_over)
+        for name, share, rolls_over in TIERS
+    ]
+    planned = []
+    for place, account in enumerate(_accounts(prefix, users)):
+        enough = next(tier for tier, one in enumerate(plans) if one.amount >= monthly[place])
+        chosen = plans[max(0, enough - _runs_dry(place))]
+        planned.append(User(account, plan=chosen, time_zone=ZONES[place % len(ZONES)]))
+    return Workload(calls, tuple(planned), user_of)
+
+
+def _drawn(
+    calls: Sequence[Call], users: int, chance: random.Random
+) -> tuple[list[int], list[int]]:
+    """Return the user of each call, and how many tokens each user's calls use."""
     weights = list(accumulate(1 / rank for rank in range(1, users + 1)))
     user_of = chance.choices(range(users), cum_weights=weights, k=len(calls))
     demands = [0] * users
     for call, user in zip(calls, user_of, strict=True):
         demands[user] += call.context_tokens + call.generated_tokens
+    return user_of, demands
+
+
+def _accounts(prefix: str, users: int) -> list[str]:
     width = len(str(users))
-    planned = tuple(
-        User(
-            f"{prefix}user-{place + 1:0{width}d}",
-            _grants(chance, demand, place % DRY_EVERY == DRY_EVERY - 1, promotion_seconds),
-        )
-        for place, demand in enumerate(demands)
-    )
-    return Workload(calls, planned, user_of)
+    return [f"{prefix}user-{number:0{width}d}" for number in range(1, users + 1)]
+
+
+def _runs_dry(place: int) -> bool:
+    return place % DRY_EVERY == DRY_EVERY - 1
 
 
 def _grants(

@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from quota_engine import QuotaEngine
 from quota_engine.keys import ShardKeys
-from quota_engine.replay import costs, proofs, running
+from quota_engine.replay import costs, days, proofs, running
 from quota_engine.replay.synthetic import synthetic_calls
 from tests.commands import Cli
 
@@ -131,6 +131,49 @@ def test_a_proof_that_fails_ends_with_3(
     assert len(failed) == 2  # the balance, and the drift
 
 
+DAYS = ("--users", "8", "--processes", "2", "--days", "40")
+
+
+def test_plans_are_renewed_over_simulated_days_and_statements_add_up(
+    cli: Cli, trace: Path
+) -> None:
+    found = cli.json("replay", str(trace), *DAYS)
+    report = found["report"]
+    assert found["holds"] is True
+    assert len(report["proofs"]) == 7
+    assert (report["days"], report["renewals"]) == (40, 8)
+    assert report["admitted"] + sum(report["refused"].values()) == CALLS
+    assert report["refused"]["insufficient"] > 0
+    assert report["rolled_over"] > 0
+    tokens = report["tokens"]
+    assert tokens["granted"] == tokens["used"] + tokens["expired"] + tokens["left"]
+    with cli.engine() as engine:
+        engine.issue_grant("user:42", "text_token", 5)
+        engine.drain()
+    refused = cli.run("replay", str(trace), *DAYS)
+    assert (refused.code, "such as user:42" in refused.err) == (2, True)
+
+
+def test_what_nobody_planned_is_found_in_the_statements(
+    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    define = days._define_plans
+
+    def meddle(engine: QuotaEngine, workload: Any) -> None:
+        define(engine, workload)
+        account = workload.users[0].account
+        engine.issue_grant(account, "text_token", 9)
+        engine.debit(account, "text_token", 4)
+
+    monkeypatch.setattr(days, "_define_plans", meddle)
+    ended = cli.run("replay", str(trace), *DAYS, "--limit", "20")
+    assert ended.code == 3
+    assert "in 40 simulated days" in ended.out
+    assert "granted" in ended.out
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 2  # what was granted, and what was used
+
+
 def test_a_usage_record_that_was_changed_is_found(
     cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +207,8 @@ def test_a_usage_record_that_was_changed_is_found(
         (["TRACE", "--processes", "0"], "--processes"),
         (["TRACE", "--speed", "quick"], "--speed must be max or a number"),
         (["TRACE", "--speed", "nan"], "--speed must be max or a number"),
+        (["TRACE", "--days", "0"], "--days"),
+        (["TRACE", "--days", "40", "--speed", "10"], "--days goes with neither"),
         (["TRACE", "--restart-redis", "20"], "needs at least 126 calls, not 120"),
         (["TRACE", "--prices", "large=1"], "must be MODEL=INPUT/OUTPUT"),
         (["TRACE", "--prices", "a=1/2,a=3/4"], "names a model twice"),

@@ -7,14 +7,16 @@ Goal: a mistake in a file costs nobody a run, and a run can be made again.
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.replay.synthetic import synthetic_calls
+from quota_engine.replay.timeline import Timeline
 from quota_engine.replay.trace import Call, read_trace
-from quota_engine.replay.workload import plan
+from quota_engine.replay.workload import plan, plan_months
 
 HEADING = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2023-11-16 18:15:46.6805900,374,44\n"
@@ -105,3 +107,33 @@ def test_every_call_is_made_by_one_client() -> None:
     assert {account for share in shares for _, account in share} == {
         user.account for user in workload.users
     }
+
+
+def test_a_trace_takes_as_many_days_as_it_shall() -> None:
+    start = datetime(2026, 1, 31, tzinfo=UTC)
+    timeline = Timeline(start, 40, 3600.0)
+    instants = [timeline.instant_of(Call(1, offset, 1, 1)) for offset in (0.0, 1800.0, 3600.0)]
+    assert instants[0] == start
+    assert abs(instants[1] - start - timedelta(days=20)) <= timedelta(minutes=1)
+    assert start + timedelta(days=39) < instants[2] < timeline.ends_at
+    assert [timeline.day_of(instant) for instant in instants] == [0, 19, 39]
+    assert Timeline(start, 40, 0.0).instant_of(Call(1, 0.0, 1, 1)) == start
+
+
+def test_plans_are_enough_for_all_but_every_fourth_user() -> None:
+    calls = synthetic_calls(2_000, seed=5)
+    workload = plan_months(calls, prefix="p:", users=40, seed=1, days=40)
+    assert workload == plan_months(calls, prefix="p:", users=40, seed=1, days=40)
+    demands = Counter[int]()
+    for call, user in zip(calls, workload.user_of, strict=True):
+        demands[user] += call.context_tokens + call.generated_tokens
+    for place, user in enumerate(workload.users):
+        assert user.plan is not None
+        if place % 4 != 3:
+            assert user.plan.amount >= demands[place] * 31 // 40
+    assert {user.plan.rolls_over for user in workload.users if user.plan} == {True, False}
+    shares = [workload.share_of_users(client, 3) for client in range(3)]
+    assert sum(map(len, shares)) == len(calls)
+    owners = [{account for _, account in share} for share in shares]
+    assert not owners[0] & owners[1]
+    assert not owners[1] & owners[2]
