@@ -40,6 +40,20 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a change of plan forgets what replaced grants have spent",
+        "quota_engine/subscription_actions.py",
+        "+ one.amount - (one.voided or 0)",
+        "+ (one.amount if one.voided is None else 0)",
+        ("tests/unit/test_subscriptions.py",),
+    ),
+    Mutant(
+        "a change whose maker died waits for the next renewal",
+        "quota_engine/ledger/standings.py",
+        ".values(**_row(standing), due_at=now)",
+        ".values(**_row(standing))",
+        ("tests/faults/test_subscriptions_killed.py::test_who_changes_a_plan_dies",),
+    ),
+    Mutant(
         "a spooled operation that Redis may have forgotten is replayed unasked",
         "quota_engine/spooled.py",
         "if is_old and (yield from _is_in_ledger(operation)):",

@@ -49,7 +49,10 @@ class AsyncAdvancing:
     async def make_open(self, subscription_id: str) -> None:
         """Make what was promised by somebody else, who may have died before it was made."""
         for command in await in_thread(self._store.open_promises, subscription_id):
-            await self._transport.drive(flows.issued(self._limited(command)))
+            try:
+                await self._transport.drive(flows.issued(self._limited(command)))
+            except (InvalidArgumentError, OperationCancelledError):
+                continue  # its period is over, or somebody has called it off
 
     async def _voided(self, void: VoidGrant) -> int:
         """Void a grant; return how much was left. One that is only promised is made before."""

@@ -48,7 +48,10 @@ class Advancing:
     def make_open(self, subscription_id: str) -> None:
         """Make what was promised by somebody else, who may have died before it was made."""
         for command in in_place(self._store.open_promises, subscription_id):
-            self._transport.drive(flows.issued(self._limited(command)))
+            try:
+                self._transport.drive(flows.issued(self._limited(command)))
+            except (InvalidArgumentError, OperationCancelledError):
+                continue  # its period is over, or somebody has called it off
 
     def _voided(self, void: VoidGrant) -> int:
         """Void a grant; return how much was left. One that is only promised is made before."""

@@ -51,15 +51,23 @@ def renew(deployment: Deployed, transport: Transport, now: datetime) -> Renewed:
     renewed = Renewed()
     until = time.monotonic() + SECONDS_MAX
     _finish_changes(deployment, transport, now, renewed)
+    _renew_due(deployment, transport, now, renewed, until)
+    _settle(deployment, transport, now, renewed, until)
+    _renew_due(deployment, transport, now, renewed, until)  # what was given back by holds
+    return renewed
+
+
+def _renew_due(
+    deployment: Deployed, transport: Transport, now: datetime, renewed: Renewed, until: float
+) -> None:
+    """Promise and make what is due, page by page."""
     while time.monotonic() < until:
         count, promised = deployment.plan_store.renew_due(now, PAGE)
         renewed.looked_at += count
         renewed.grants += len(promised)
         _make(deployment, transport, promised, renewed)
         if not count:
-            break
-    _settle(deployment, transport, now, renewed, until)
-    return renewed
+            return
 
 
 def _finish_changes(

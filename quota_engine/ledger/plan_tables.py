@@ -95,7 +95,8 @@ subscription_changes = Table(
 
 #: Every grant that a subscription promised. ``state``: promised, then voiding while its remainder
 #: is to be voided, and voided, with how much that was. ``rollover_at``, ``forgive_at``: when its
-#: rest is to be rolled over, and what it paid of debts to be made up for; null: nothing is to do.
+#: rest is to be rolled over, and what it paid of debts to be made up for; ``returns_at``: since
+#: when it is looked at what open holds give back of it, after a change has replaced it. Null: no.
 subscription_grants = Table(
     "subscription_grants",
     metadata,
@@ -115,6 +116,7 @@ subscription_grants = Table(
     Column("voided", BigInteger),
     Column("rollover_at", _instant()),
     Column("forgive_at", _instant()),
+    Column("returns_at", _instant()),
     CheckConstraint(
         "state IN ('promised', 'voiding', 'voided')", name="subscription_grants_state"
     ),
@@ -132,5 +134,10 @@ subscription_grants = Table(
         "subscription_grants_forgive",
         "forgive_at",
         postgresql_where=text("forgive_at IS NOT NULL"),
+    ),
+    Index(
+        "subscription_grants_returns",
+        "returns_at",
+        postgresql_where=text("returns_at IS NOT NULL"),
     ),
 )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, func, or_, select, tuple_, update
 
 from quota_engine.chain import INTENT
 from quota_engine.commands import IssueGrant
@@ -22,7 +22,7 @@ from quota_engine.ledger.locks import bound
 from quota_engine.ledger.plan_tables import subscription_grants, subscriptions
 from quota_engine.ledger.plans import PlanTables, read_plans
 from quota_engine.ledger.snapshots import find_operation
-from quota_engine.ledger.tables import grants, quotas
+from quota_engine.ledger.tables import grants, ledger_entries, quotas
 from quota_engine.periods import Period
 from quota_engine.subscribing import issue_of
 from quota_engine.subscriptions import (
@@ -81,6 +81,7 @@ class SettlingTables(PlanTables):
             due = _due_rows(connection, subscription_id, ready, now)
             plans = standings.plans_of(connection, [standing])
             plans.update(read_plans(connection, {(one.plan, one.version) for one in due}))
+            _take_returns(connection, row, [one for one in due if one.returns_at], now)
             promised = [
                 *_forgiven(connection, [one for one in due if _has_come(one.forgive_at, now)]),
                 *_rolled_over(
@@ -104,7 +105,8 @@ class SettlingTables(PlanTables):
 
 
 def _is_due(now: datetime) -> Any:
-    return or_(_TABLE.c.rollover_at <= now, _TABLE.c.forgive_at <= now)
+    is_replaced = and_(_TABLE.c.returns_at <= now, _TABLE.c.state == standings.VOIDED)
+    return or_(_TABLE.c.rollover_at <= now, _TABLE.c.forgive_at <= now, is_replaced)
 
 
 def _has_come(instant: datetime | None, now: datetime) -> bool:
@@ -117,7 +119,7 @@ def _due_rows(
     """Return what is to be settled, without what has to wait."""
     names = [(quota.account, quota.quota_type) for quota in ready]
     rows = connection.execute(
-        select(_TABLE, grants.c.state.label("made"), quotas.c.frozen)
+        select(_TABLE, grants.c.state.label("made"), grants.c.reserved, quotas.c.frozen)
         .outerjoin(
             grants,
             (grants.c.account == _TABLE.c.account)
@@ -137,6 +139,53 @@ def _due_rows(
     ).all()
     waits = {row.quota_type for row in rows if row.frozen or row.made == INTENT}
     return [row for row in rows if row.quota_type not in waits]
+
+
+def _take_returns(
+    connection: Connection, subscription: Row[Any], rows: Sequence[Row[Any]], now: datetime
+) -> None:
+    """
+    Count what holds gave back of replaced grants as not used; the next look grants it anew.
+
+    A row is done when no open hold has any of it, or when its period is over.
+    """
+    are_more = False
+    for row in rows:
+        of_row = (
+            _TABLE.c.subscription_id == row.subscription_id,
+            _TABLE.c.grant_id == row.grant_id,
+        )
+        if row.period < subscription.period or not row.reserved:
+            connection.execute(update(_TABLE).where(*of_row).values(returns_at=None))
+        voided = _voided_in_all(connection, row)
+        if voided > row.voided:
+            are_more = True
+            connection.execute(update(_TABLE).where(*of_row).values(voided=voided))
+    if are_more:
+        connection.execute(
+            update(subscriptions)
+            .where(subscriptions.c.subscription_id == subscription.subscription_id)
+            .values(revision=subscriptions.c.revision + 1, due_at=now)
+        )
+
+
+def _voided_in_all(connection: Connection, row: Row[Any]) -> int:
+    """Return the units of a grant that were voided: at once, and when holds gave them back."""
+    entry, at_once = ledger_entries, f"{row.grant_id}:void"
+    total = connection.execute(
+        select(func.coalesce(func.sum(entry.c.amount), 0)).where(
+            entry.c.account == row.account,
+            entry.c.quota_type == row.quota_type,
+            entry.c.duplicate_of.is_(None),
+            or_(
+                entry.c.operation_id == at_once,
+                and_(  # all that begin with it and a colon: the next character is a semicolon
+                    entry.c.operation_id >= f"{at_once}:", entry.c.operation_id < f"{at_once};"
+                ),
+            ),
+        )
+    ).scalar_one()
+    return int(total)
 
 
 def _forgiven(connection: Connection, rows: Sequence[Row[Any]]) -> list[Promise]:

@@ -86,6 +86,7 @@ class SubscriptionTables(SettlingTables):
             plan = found_plan(connection, begin.plan)
             if not plan.is_active:
                 raise SubscriptionRefusedError(f"plan {plan.name} is not offered any more")
+            lock_named(connection, f"trials:{begin.account}")  # two at once get one trial
             standing = begun(
                 begin.subscription_id,
                 begin.account,
@@ -140,7 +141,8 @@ class SubscriptionTables(SettlingTables):
                 at=instant,
                 effective_at=later or instant,
             )
-            _void(connection, subscription_id, voids)
+            returns_at = instant if wanted.verb == CHANGE else None
+            _void(connection, subscription_id, voids, returns_at)
             promised = [] if voids else _renew(connection, [after], instant)
             return _done(connection, subscription_id, instant, promised)
 
@@ -326,13 +328,18 @@ def _offered(connection: Connection, plan: str | None) -> Plan | None:
     return found
 
 
-def _void(connection: Connection, subscription_id: str, grant_ids: Sequence[str]) -> None:
+def _void(
+    connection: Connection,
+    subscription_id: str,
+    grant_ids: Sequence[str],
+    returns_at: datetime | None,
+) -> None:
     table = subscription_grants
     if grant_ids:
         connection.execute(
             update(table)
             .where(table.c.subscription_id == subscription_id, table.c.grant_id.in_(grant_ids))
-            .values(state=VOIDING, rollover_at=None, forgive_at=None)
+            .values(state=VOIDING, rollover_at=None, forgive_at=None, returns_at=returns_at)
         )
 
 

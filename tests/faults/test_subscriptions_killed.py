@@ -138,6 +138,8 @@ def test_who_changes_a_plan_dies(town: Town) -> None:
         town.engine.debit(account, "text_token", 30)
         town.kill(step, "change", name)
         town.go_on()
+        if step != "before act":
+            assert (town.balance(account), town.balance(account, "image")) == (30, 4), step
         again = town.engine.change_subscription(name, "small", operation_id="change")
         assert again.replayed == (step != "before act")
         assert (town.balance(account), town.balance(account, "image")) == (30, 4), step

@@ -118,6 +118,23 @@ def test_two_schedulers_at_once_renew_once(
             engine.close()
 
 
+def test_of_subscriptions_at_once_one_has_the_trial(
+    clock_engine: tuple[QuotaEngine, TestClock],
+) -> None:
+    engine, _ = clock_engine
+    engine.plans.define("pro", **PRO, trial_period="7 days", trial_amounts={TOKENS: 5})
+    with ThreadPoolExecutor(6) as threads:
+        made = list(
+            threads.map(
+                lambda number: engine.subscribe(ACCOUNT, "pro", subscription_id=f"s-{number}"),
+                [1, 2, 3, 1, 2, 3],
+            )
+        )
+    assert len({one.subscription_id for one in made if one.is_trial}) == 1
+    assert sum(not one.replayed for one in made) == 3
+    assert engine.read_balance(ACCOUNT, TOKENS).balance == 205
+
+
 async def test_a_call_over_the_edge_is_paid_by_the_old_period(user: Subscriber) -> None:
     await user.define(rollover="all")
     await user.subscribe()

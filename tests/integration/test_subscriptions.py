@@ -206,6 +206,30 @@ async def test_open_holds_are_unharmed_by_a_change(user: Subscriber) -> None:
     assert list(verify(user.call.engine.deployment.ledger)) == []
 
 
+@pytest.mark.parametrize(("used", "left"), [(0, 60), (10, 50), (40, 20)])
+async def test_what_a_hold_gives_back_after_a_change_counts_as_not_used(
+    user: Subscriber, used: int, left: int
+) -> None:
+    await user.define()
+    await user.define("small", amounts={TOKENS: 60})
+    await user.subscribe()
+    hold = await user.call("place_hold", ACCOUNT, TOKENS, 40)
+    await user.do("change", "small")
+    await user.schedule(seconds=5)
+    assert (await user.call("read_balance", ACCOUNT, TOKENS)).available == 20
+    await user.call("capture_hold", hold, used)
+    await user.schedule(seconds=5)
+    assert await user.balance() == left
+    await user.schedule(seconds=5)
+    assert await user.balance() == left
+    await user.do("change", "pro")
+    assert await user.balance() == 100 - used
+    await user.schedule(days=40)
+    assert await user.balance() == 100
+    await user.call("drain")
+    assert list(verify(user.call.engine.deployment.ledger)) == []
+
+
 async def test_a_cancellation_at_the_end_and_its_taking_back(user: Subscriber) -> None:
     await user.define()
     await user.subscribe()
