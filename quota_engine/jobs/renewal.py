@@ -26,7 +26,7 @@ log = logging.getLogger("quota_engine.renewal")
 
 #: Subscriptions that are decided in one transaction, and the time after which one run ends.
 PAGE = 100
-SECONDS_MAX = 20.0
+SECONDS_MAX = 10.0
 #: Grants are made by who has promised them for so long; later the schedule of promises does it.
 MAKING_SECONDS_MAX = 10.0
 
