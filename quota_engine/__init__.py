@@ -21,6 +21,7 @@ from quota_engine.commands import (
 from quota_engine.corrections import CorrectedUsage
 from quota_engine.errors import (
     BackpressureError,
+    BatchRefusedError,
     CodeNotFoundError,
     CodeRefusedError,
     EngineFault,
@@ -62,6 +63,7 @@ __all__ = [
     "AsyncQuotaEngine",
     "BackpressureError",
     "Balance",
+    "BatchRefusedError",
     "CancelledOperation",
     "CapturedHold",
     "CodeNotFoundError",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from quota_engine.batches import Batch
 from quota_engine.codes import RedemptionCode
 from quota_engine.commands import (
     ChargeFate,
@@ -92,6 +93,16 @@ class CodeStore(Protocol):
     def revoke(
         self, *, where: dict[str, str], now: datetime | None
     ) -> Sequence[RedemptionCode]: ...
+
+
+class BatchStore(Protocol):
+    """Which table each batch of grants was, in PostgreSQL."""
+
+    def now_ms(self) -> int: ...
+    def check(self, batch: Batch) -> bool:
+        """Return whether it was begun before; raise if its id was used for another table."""
+
+    def begin(self, batch: Batch, actor: str | None) -> None: ...
 
 
 class SaleStore(Protocol):
@@ -179,6 +190,8 @@ class Backing(Protocol):
 
     @property
     def price_store(self) -> PriceStore: ...
+    @property
+    def batch_store(self) -> BatchStore: ...
     @property
     def sale_store(self) -> SaleStore: ...
     @property

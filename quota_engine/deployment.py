@@ -46,6 +46,7 @@ from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
 from quota_engine.jobs.thaw import ThawReport
 from quota_engine.keys import QuotaName, shard_of
+from quota_engine.ledger.batches import BatchTables
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
 from quota_engine.ledger.pricing import PriceTables
@@ -74,6 +75,7 @@ class Deployment:
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
+        self.batch_store = BatchTables(self.ledger)
         self.statement_store = StatementTables(self.ledger)
         self.plan_store = SubscriptionTables(self.ledger)
         self._opening = Opening(self.recover, lambda: described(read_progress(self.client)))

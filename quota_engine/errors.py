@@ -7,6 +7,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x InvalidArgumentError      any other argument that cannot be meant (also a ValueError)
   x GrantNotFoundError        no such grant in this quota
   x HoldNotFoundError         never placed
+  x BatchRefusedError         a table of grants with lines that cannot be meant (see above)
   x OperationNotFoundError    no such charge in this quota
   x HoldClosedError           captured, released or expired; it cannot be extended any more
   x IdempotencyConflictError  the same operation id came back with other arguments
@@ -68,6 +69,14 @@ def _rebuild_insufficient(
 
 class InvalidArgumentError(QuotaError, ValueError):
     """An argument that cannot be meant: says what was wrong and what was expected."""
+
+
+class BatchRefusedError(InvalidArgumentError):
+    """A table not to be meant; nothing was changed. ``problems``: lines, and what is wrong."""
+
+    def __init__(self, message: str, *, problems: tuple[tuple[int, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class InvalidAmountError(InvalidArgumentError):

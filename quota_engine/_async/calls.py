@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quota_engine import flows
+from quota_engine._async.batching import AsyncBatching
 from quota_engine._async.books import AsyncBooks
 from quota_engine._async.codes import AsyncRedeeming
+from quota_engine._async.distributing import AsyncDistributing
 from quota_engine._async.granting import AsyncGranting
 from quota_engine._async.holds import AsyncHoldBlock
 from quota_engine._async.moving import AsyncMoving
@@ -50,7 +52,14 @@ UsageArgument = Counted | Mapping[str, Any] | None
 
 
 class AsyncCalls(
-    AsyncGranting, AsyncMoving, AsyncRedeeming, AsyncSubscribing, AsyncRerating, AsyncBooks
+    AsyncGranting,
+    AsyncMoving,
+    AsyncRedeeming,
+    AsyncSubscribing,
+    AsyncRerating,
+    AsyncBooks,
+    AsyncBatching,
+    AsyncDistributing,
 ):
     """
     Holds, charges and grants quota, in real time.

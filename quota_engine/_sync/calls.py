@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quota_engine import flows
+from quota_engine._sync.batching import Batching
 from quota_engine._sync.books import Books
 from quota_engine._sync.codes import Redeeming
+from quota_engine._sync.distributing import Distributing
 from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
 from quota_engine._sync.moving import Moving
@@ -50,7 +52,16 @@ HoldArgument = PlacedHold | ExtendedHold | HoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
 
 
-class Calls(Granting, Moving, Redeeming, Subscribing, Rerating, Books):
+class Calls(
+    Granting,
+    Moving,
+    Redeeming,
+    Subscribing,
+    Rerating,
+    Books,
+    Batching,
+    Distributing,
+):
     """
     Holds, charges and grants quota, in real time.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from quota_engine.cli.batches import batch, import_opening
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import (
     Account,
@@ -19,6 +20,9 @@ from quota_engine.cli.opening import (
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
 
 app = command_group("Put quota in, take it back, and see what was put in.")
+
+app.command()(batch)
+app.command("import-opening")(import_opening)
 
 COLUMNS = (
     *("quota_type", "grant_id", "state", "amount", "remaining", "reserved", "priority"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quota_engine.cli.calculate import calculate
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine, parse_instant
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
@@ -22,6 +23,7 @@ app = command_group(
 )
 
 app.command()(rerate)
+app.command()(calculate)
 
 ProviderName = Annotated[str, typer.Argument(help="Who serves the model, such as openai.")]
 ModelName = Annotated[str, typer.Argument(help="The model's name, exactly.")]

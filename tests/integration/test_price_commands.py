@@ -167,3 +167,21 @@ def test_models_are_listed_shown_and_changed(cli: Cli) -> None:
     shown = cli.json("models", "show", *GPT)
     assert (shown["model"]["is_enabled"], shown["prices"][0]["price"]) == (False, "2.5")
     assert cli.json("models", "list", "anthropic") == []
+
+
+def test_a_budget_is_dealt_out_by_the_prices_in_force(cli: Cli) -> None:
+    cli.done("prices", "set", *GPT, "input_token", "2.50")
+    cli.done("prices", "set", *GPT, "output_token", "10")
+    cli.done("prices", "set", "openai", "dall-e", "image", "0.04")
+    asked = ("prices", "calculate", "100", "--give", "openai/gpt-4o=100000")
+    found = cli.json(*asked, "--give", "openai/dall-e:image=20")
+    assert (found["users"], found["cost_per_user"], found["left"]) == (80, "1.2375", "1")
+    said = cli.done(*asked, "--input-share", "1")
+    assert "400" in said
+    for wrong, code in (
+        (("--give", "gpt-4o"), 2),
+        (("--give", "openai/none=5"), 1),
+        (("--give", "openai/gpt-4o=5", "--currency", "CNY"), 1),
+        (("--give", "openai/gpt-4o=5", "--input-share", "2"), 2),
+    ):
+        assert cli.run("prices", "calculate", "100", *wrong).code == code
