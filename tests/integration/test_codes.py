@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import inspect
-import json
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from quota_engine import (
 )
 from quota_engine.codes import ALPHABET, LETTERS, code_hash, new_codes
 from quota_engine.jobs.verify import verify
+from tests.at_once import CALLERS, call_at_once
 from tests.commands import Cli
 from tests.engines import NOON, Engines, TestClock
 
@@ -39,7 +37,6 @@ STARTER: dict[str, Any] = {
     "valid_for": timedelta(days=30),
 }
 DAY = timedelta(days=1)
-REDEEMERS, PROCESSES = 50, 4
 
 
 async def said(call: Engines, noun: str, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -202,28 +199,15 @@ def test_codes_have_a_hundred_random_bits() -> None:
 
 
 #: Many callers in one process: each redeems the code of one account, and the code that all want.
-CALLERS = """
-import json, sys
-from concurrent.futures import ThreadPoolExecutor
-from quota_engine import CodeRefusedError, QuotaEngine
-
-redis_url, database_url, mine, wanted, first, count = sys.argv[1:]
-
-def redeem(number):
+REDEEM = """
+def call(number):
+    mine, wanted = arguments
     order = engine.redeem("user:42", mine)
     try:
         won = not engine.redeem(f"rival:{number}", wanted).replayed
     except CodeRefusedError:
         won = False
     return [not order.replayed, won]
-
-with QuotaEngine.open(redis_url, database_url, call_timeout_seconds=60) as engine:
-    engine.read_balance("user:42", "text_token")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    with ThreadPoolExecutor(int(count)) as threads:
-        numbers = range(int(first), int(first) + int(count))
-        print(json.dumps(list(threads.map(redeem, numbers))))
 """
 
 
@@ -232,40 +216,12 @@ def test_many_redeemers_in_several_processes_get_one_grant(
 ) -> None:
     with QuotaEngine.open(redis_url, database_url) as engine:
         engine.packages.define("starter", **STARTER)
-        mine, wanted = engine.codes.create("starter", 2).codes
-        shares = [REDEEMERS // PROCESSES] * (PROCESSES - 1)
-        shares.append(REDEEMERS - sum(shares))
-        urls = (redis_url, database_url, mine, wanted)
-        callers = [
-            subprocess.Popen(
-                [sys.executable, "-c", CALLERS, *urls, str(sum(shares[:place])), str(share)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for place, share in enumerate(shares)
-        ]
-        try:
-            for caller in callers:
-                assert caller.stdout is not None
-                assert caller.stdout.readline() == "ready\n"
-            told = []
-            for caller in callers:
-                assert caller.stdin is not None
-                caller.stdin.write("go\n")
-                caller.stdin.flush()
-            for caller in callers:
-                out, _ = caller.communicate(timeout=120)
-                told += json.loads(out)
-        finally:
-            for caller in callers:
-                caller.kill()
-                caller.communicate()
-        assert len(told) == REDEEMERS
+        codes = engine.codes.create("starter", 2).codes
+        told = call_at_once(REDEEM, redis_url, database_url, *codes)
         assert [sum(column) for column in zip(*told, strict=True)] == [1, 1]
         assert engine.read_balance(ACCOUNT, TYPE).balance == 100
-        rivals = [engine.read_balance(f"rival:{one}", TYPE).balance for one in range(REDEEMERS)]
-        assert sorted(rivals) == [0] * (REDEEMERS - 1) + [100]
+        rivals = [engine.read_balance(f"rival:{one}", TYPE).balance for one in range(CALLERS)]
+        assert sorted(rivals) == [0] * (CALLERS - 1) + [100]
         engine.drain()
         assert list(verify(engine.deployment.ledger)) == []
 

@@ -21,6 +21,7 @@ from quota_engine import (
     QuotaEngine,
 )
 from quota_engine.jobs.verify import verify
+from tests.at_once import call_at_once
 from tests.commands import Cli
 from tests.engines import Engines, TestClock
 
@@ -173,14 +174,25 @@ async def test_a_refund_voids_what_is_left_and_says_what_was_used(call: Engines)
     assert list(verify(call.engine.deployment.ledger)) == []
 
 
-def test_callbacks_that_come_at_once_grant_once(engine: QuotaEngine) -> None:
+PAY = """
+def call(number):
+    if number % 2:
+        return engine.purchase("user:42", "starter", "order-1").replayed
+    return engine.pay_order("order-1").replayed
+"""
+
+
+def test_callbacks_that_come_at_once_to_several_processes_grant_once(
+    engine: QuotaEngine, redis_url: str, database_url: str
+) -> None:
     engine.packages.define("starter", **STARTER)
-    with ThreadPoolExecutor(8) as threads:
-        orders = list(
-            threads.map(lambda _: engine.purchase(ACCOUNT, "starter", "order-1"), range(16))
-        )
-    assert sum(not order.replayed for order in orders) == 1
+    engine.order(ACCOUNT, "starter", "order-1")
+    replayed = call_at_once(PAY, redis_url, database_url)
+    assert sum(not one for one in replayed) == 1
     assert engine.read_balance(ACCOUNT, "text_token").balance == 1_100_000
+    engine.drain()
+    issued = [one for one in engine.history(ACCOUNT, "text_token") if one.kind == "grant.issued"]
+    assert len(issued) == 1
 
 
 def test_orders_at_once_stay_within_the_limit(engine: QuotaEngine) -> None:
