@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from quota_engine.amounts import AMOUNT_MAX, checked_amount
+from quota_engine.amounts import checked_amount
 from quota_engine.arguments import PRIORITY_MAX, checked_text, checked_type
-from quota_engine.errors import InvalidAmountError, InvalidArgumentError
+from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_id
 from quota_engine.periods import PeriodLength, checked_period
 from quota_engine.settings import Settings
@@ -179,10 +179,3 @@ def _one_rollover(rule: object) -> Rollover:
                 f"rollover periods must be at most {ROLLOVER_PERIODS_MAX}, not {periods}"
             )
     return Rollover(min=least, max=most, periods=periods)
-
-
-def checked_total(amount: int) -> int:
-    """Return units that are made by adding; raise where no quota can count them."""
-    if amount > AMOUNT_MAX:
-        raise InvalidAmountError(f"{amount} units are more than 2**53 - 1")
-    return amount

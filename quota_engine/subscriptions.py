@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_id
 from quota_engine.periods import Period, period_at, starts_at
-from quota_engine.plans import FORGIVE, Plan, PlanTerms
+from quota_engine.plans import Plan, PlanTerms
 
 ACTIVE, PAUSED, ENDED = "active", "paused", "ended"
 NOW, PERIOD_END = "now", "period_end"
@@ -292,11 +292,6 @@ def forgiven(grant: Promise, units: int) -> Promise | None:
         amount=units,
         is_renewal=False,
     )
-
-
-def is_forgiving(plan: Plan) -> bool:
-    """Tell whether a plan's new periods owe nothing."""
-    return plan.terms.debt == FORGIVE
 
 
 def checked_subscription_id(subscription_id: object) -> str:

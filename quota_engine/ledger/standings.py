@@ -17,9 +17,9 @@ from quota_engine.ledger.plan_tables import (
     subscriptions,
 )
 from quota_engine.ledger.plans import read_plans
-from quota_engine.plans import Plan
+from quota_engine.plans import FORGIVE, Plan
 from quota_engine.subscribing import SubscriptionChange, Wanted
-from quota_engine.subscriptions import Given, Phase, Plans, Promise, Standing
+from quota_engine.subscriptions import PERIOD, Given, Phase, Plans, Promise, Standing
 
 VOIDING, VOIDED, PROMISED = "voiding", "voided", "promised"
 _CHANGE = tuple(SubscriptionChange.__slots__)
@@ -150,9 +150,9 @@ def add_promises(
 
 def _settlements(promise: Promise, plans: Plans) -> dict[str, datetime | None]:
     terms = plans[promise.plan, promise.version].terms
-    is_of_period = promise.kind == "period"
+    is_of_period = promise.kind == PERIOD
     rolls = is_of_period and promise.quota_type in terms.rollover
-    forgives = is_of_period and promise.is_renewal and terms.debt == "forgive"
+    forgives = is_of_period and promise.is_renewal and terms.debt == FORGIVE
     return {
         "rollover_at": promise.ends_at if rolls else None,
         "forgive_at": promise.starts_at if forgives else None,
