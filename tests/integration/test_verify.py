@@ -142,6 +142,8 @@ def test_what_waits_in_quarantine_while_its_quota_goes_on_is_found(outbox: Outbo
         ("used", "UPDATE ledger_entries SET shortfall = 2 WHERE operation_id = 'part-1'"),
         ("expired", "UPDATE ledger_entries SET amount = 9 WHERE operation_id = 'g2:expire:h3'"),
         ("voided", "UPDATE ledger_entries SET amount = 6 WHERE kind = 'grant.voided'"),
+        ("transferred out", "UPDATE ledger_entries SET amount = 5 WHERE operation_id = 't1'"),
+        ("transferred in", "UPDATE ledger_entries SET amount = 8 WHERE operation_id = 't2:in'"),
         ("remaining", "UPDATE grants SET remaining = remaining + 1 WHERE grant_id = 'g1'"),
         ("held", "UPDATE holds SET allocations = '[[\"g4\", 7]]' WHERE hold_id = 'h4'"),
         ("debt", "UPDATE quotas SET debt = debt + 1 WHERE account = 'user:42'"),
