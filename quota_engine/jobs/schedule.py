@@ -18,7 +18,7 @@ from quota_engine.errors import QuotaError
 from quota_engine.instants import from_ms
 from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.reminders import remind
+from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
@@ -72,6 +72,7 @@ class Scheduler:
         self.intent_age = given_up if intent_age is None else intent_age
         self.transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
         self.unloader = Unloader(deployment)
+        self.reminding = Reminding(deployment)
         self._complaints: dict[str, str] = {}
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ def _renewals(scheduler: Scheduler) -> Outcome:
 def _reminders(scheduler: Scheduler) -> Outcome:
     if wrong := _clocks_differ(scheduler):
         return wrong
-    return Outcome(f"{remind(scheduler.deployment, scheduler.now_ms())} ends of grants told")
+    return Outcome(f"{scheduler.reminding.run(scheduler.now_ms())} ends of grants told")
 
 
 def _clocks_differ(scheduler: Scheduler) -> Outcome | None:

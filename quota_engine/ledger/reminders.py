@@ -6,7 +6,6 @@ What is left of a grant is what the ledger knows of it: a fraction of a second b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -28,21 +27,17 @@ CLAIM = timedelta(minutes=5)
 _REMIND = text("""
 INSERT INTO reminders (account, quota_type, grant_id, days, remaining, source, reference,
     expires_at, reminded_at)
-SELECT g.account, g.quota_type, g.grant_id, crossed.days, g.remaining, g.source, g.reference,
+SELECT g.account, g.quota_type, g.grant_id, :days, g.remaining, g.source, g.reference,
     g.expires_at, :now
 FROM grants g
 JOIN quotas q ON q.account = g.account AND q.quota_type = g.quota_type AND q.frozen = ''
-CROSS JOIN LATERAL (
-    SELECT min(one) AS days FROM unnest(CAST(:days AS integer[])) AS one
-    WHERE g.expires_at_ms - one * CAST(:day_ms AS bigint) <= :now_ms
-) AS crossed
 WHERE g.state = 'live' AND g.remaining > 0
-    AND g.expires_at_ms > :now_ms AND g.expires_at_ms <= :until_ms
-    AND g.starts_at_ms < g.expires_at_ms - crossed.days * CAST(:day_ms AS bigint)
+    AND g.expires_at_ms >= :first_ms AND g.expires_at_ms <= :last_ms
+    AND g.starts_at_ms < g.expires_at_ms - :life_ms
     AND NOT EXISTS (
         SELECT 1 FROM reminders r
         WHERE r.account = g.account AND r.quota_type = g.quota_type AND r.grant_id = g.grant_id
-            AND r.days <= crossed.days
+            AND r.days <= :days
     )
 ORDER BY g.expires_at_ms
 LIMIT :limit
@@ -57,24 +52,24 @@ class ReminderTables:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def remind(self, now_ms: int, days: Sequence[int]) -> list[Reminder]:
+    def remind(self, now_ms: int, days: int, first_ms: int, last_ms: int) -> list[Reminder]:
         """
-        Make the reminders that are due by ``now_ms``, a page of them; return those just made.
+        Tell, ``days`` before, of grants that end between two instants, both included.
 
+        Makes a page of reminders, in the order of these ends, and returns those just made.
         Whoever asks at the same time makes others, or none.
         """
-        if not days:
-            return []
         asked = {
             "now": from_ms(now_ms),
-            "now_ms": now_ms,
-            "until_ms": now_ms + max(days) * DAY_MS,
-            "days": list(days),
-            "day_ms": DAY_MS,
+            "days": days,
+            "life_ms": days * DAY_MS,
+            "first_ms": first_ms,
+            "last_ms": last_ms,
             "limit": PAGE,
         }
         with self._ledger.transaction() as connection:
-            return [_reminder(row) for row in connection.execute(_REMIND, asked)]
+            made = [_reminder(row) for row in connection.execute(_REMIND, asked)]
+        return sorted(made, key=lambda one: (one.expires_at, one.grant_id))
 
     def list_reminders(self, query: ReminderQuery) -> list[Reminder]:
         """Return reminders, oldest first."""

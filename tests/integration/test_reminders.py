@@ -13,13 +13,13 @@ from sqlalchemy import text
 
 from quota_engine import InvalidArgumentError, QuotaEngine, Reminder
 from quota_engine.instants import to_ms
-from quota_engine.jobs.reminders import remind
+from quota_engine.jobs.reminders import Reminding, remind
 from quota_engine.jobs.schedule import REMINDERS, Scheduler
 from tests.commands import Cli
 from tests.engines import NOON, Engines, TestClock
 
 ACCOUNT, TYPE = "user:42", "text_token"
-DAY, INSTANT = timedelta(days=1), timedelta(milliseconds=1)
+DAY, MINUTE, INSTANT = timedelta(days=1), timedelta(minutes=1), timedelta(milliseconds=1)
 END = NOON + 30 * DAY
 
 
@@ -147,6 +147,26 @@ def test_many_reminders_are_made_page_by_page(
     for module in ("quota_engine.ledger.reminders", "quota_engine.jobs.reminders"):
         monkeypatch.setattr(f"{module}.PAGE", 2)
     assert made_at(engine, END - DAY) == 7
+
+
+def test_a_scheduler_looks_at_all_each_hour_and_else_at_what_is_new(engine: QuotaEngine) -> None:
+    issue(engine)
+    charge = engine.debit(ACCOUNT, TYPE, 100)
+    issue(engine, "next", account="user:43", expires_at=END + 10 * MINUTE)
+    reminding, crossed = Reminding(engine.deployment), END - 7 * DAY
+
+    def run(after: timedelta) -> int:
+        return reminding.run(to_ms(crossed + after, name="after"))
+
+    assert run(timedelta(0)) == 0, "nothing is left of the one, the other is not due"
+    assert run(10 * MINUTE) == 1
+    engine.refund(ACCOUNT, TYPE, charge.operation_id, 40)
+    engine.drain()
+    assert run(30 * MINUTE) == 1, "it crossed its threshold not long ago"
+    issue(engine, "late", account="user:44", expires_at=END - DAY)
+    assert run(59 * MINUTE) == 0
+    assert run(60 * MINUTE) == 1, "long ago, but each hour all are looked at"
+    assert run(60 * MINUTE) == 0
 
 
 def test_the_schedule_reminds_and_the_days_are_a_setting(
