@@ -331,7 +331,7 @@ MUTANTS = (
     Mutant(
         "refunds of one charge do not wait for each other",
         "quota_engine/ledger/refunds.py",
-        '    connection.execute(_LOCK, {"charge": f"{quota}|{charge.operation_id}"})\n',
+        '    lock_named(connection, f"charge:{quota}|{charge.operation_id}")\n',
         "",
         ("tests/integration/test_refunds.py::test_many_refunds_at_once_give_back_what_was_taken",),
     ),
