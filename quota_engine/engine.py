@@ -95,6 +95,8 @@ class _Shared:
         if self._renewing is None:
             settings = self.deployment.settings
             transport = Transport(self.deployment.redis_url, self.deployment, settings, None)
+            if isinstance(self, AsyncCalls):
+                transport.metrics = self.metrics
             self._renewing = Calls(transport, self.deployment, settings)
             self._tend(self._renewing._spooling, transport)
         return self._renewing

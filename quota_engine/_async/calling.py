@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict
+
 from quota_engine._async.pricing import AsyncPricing
 from quota_engine._async.spooling import AsyncSpooling
 from quota_engine._async.transport import AsyncTransport
@@ -9,6 +12,8 @@ from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
+from quota_engine.metrics.collector import Metrics
+from quota_engine.metrics.described import Sample
 from quota_engine.resending import Resent
 from quota_engine.settings import Settings
 
@@ -22,11 +27,21 @@ class AsyncCalling(AsyncPricing):
         self._backing = backing
         self._settings = settings
         self._spooling = AsyncSpooling(transport, backing, settings)
+        transport.metrics.add_source(self._resent_samples)
 
     @property
     def resent(self) -> Resent:
         """How much this client sent again because new epochs began, and what came of it."""
         return self._transport.resending.resent
+
+    @property
+    def metrics(self) -> Metrics:
+        """What this engine decided, and how long it took: see ``quota_engine.metrics``."""
+        return self._transport.metrics
+
+    def _resent_samples(self) -> Iterator[Sample]:
+        for outcome, count in asdict(self.resent).items():
+            yield Sample("resent_total", count, {"outcome": outcome})
 
     def _quota(self, account: str, quota_type: str) -> QuotaName:
         return checked_quota(account, quota_type, self._settings)

@@ -73,13 +73,13 @@ class AsyncCalls(
     async def read_balance(self, account: str, quota_type: str) -> Balance:
         """Return what an account has now. An unknown account reads as zero."""
         command = ReadBalance(quota=self._quota(account, quota_type))
-        return await self._transport.drive(flows.settled(command))
+        return await self._transport.drive(flows.settled(command), "read_balance")
 
     async def has_quota(self, account: str, quota_type: str, amount: int) -> bool:
         """Return whether ``amount`` would be admitted now. Changes and promises nothing."""
         wanted = checked_amount(amount)
         command = ReadBalance(quota=self._quota(account, quota_type), with_grants=False)
-        balance = await self._transport.drive(flows.settled(command))
+        balance = await self._transport.drive(flows.settled(command), "has_quota")
         return not balance.frozen and (balance.spendable is None or wanted <= balance.spendable)
 
     async def debit(
@@ -268,7 +268,7 @@ class AsyncCalls(
             operation_id=checked_cancellable(operation_id),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return await self._transport.drive(flows.cancelled(command))
+        return await self._transport.drive(flows.cancelled(command), "cancel")
 
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> AsyncHoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""

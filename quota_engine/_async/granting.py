@@ -67,7 +67,7 @@ class AsyncGranting(AsyncCalling):
             grants_max=self._settings.grants_max,
             details=details_text(details),
         )
-        return await self._transport.drive(flows.issued(command))
+        return await self._transport.drive(flows.issued(command), "issue_grant")
 
     async def void_grant(
         self,
@@ -93,7 +93,7 @@ class AsyncGranting(AsyncCalling):
                 }
             ),
         )
-        return await self._transport.drive(flows.settled(command))
+        return await self._transport.drive(flows.settled(command), "void_grant")
 
     async def set_overdraft_limit(
         self,
@@ -111,4 +111,4 @@ class AsyncGranting(AsyncCalling):
             overdraft_limit=checked_overdraft_limit(limit),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return await self._transport.drive(flows.settled(command))
+        return await self._transport.drive(flows.settled(command), "set_overdraft_limit")

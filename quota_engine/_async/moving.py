@@ -63,4 +63,4 @@ class AsyncMoving(AsyncCalling):
         flow = transferred(
             transfer, is_one_shard=len(homes) == 1, grants_max=self._settings.grants_max
         )
-        return await self._transport.drive(flow)
+        return await self._transport.drive(flow, "transfer")

@@ -62,7 +62,7 @@ class AsyncRefunding(AsyncCalling):
                 }
             ),
         )
-        return await self._transport.drive(flows.refunded(request))
+        return await self._transport.drive(flows.refunded(request), "refund")
 
     async def correct_usage(
         self,

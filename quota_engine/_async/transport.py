@@ -16,25 +16,16 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from quota_engine._async.asking import ask_ledger
 from quota_engine._async.backlog import look_at_outbox
 from quota_engine._async.resending import AsyncResending
 from quota_engine.backing import Backing, Opened
 from quota_engine.commands import (
-    AwaitDrain,
     Command,
     Context,
-    FindCharge,
-    FindHold,
-    FindOperation,
     Flow,
     HydrateQuota,
-    PersistTail,
-    ReadSnapshot,
-    RecordIntent,
-    RecordRefund,
     Step,
-    WithdrawIntent,
-    WithdrawRefund,
 )
 from quota_engine.commands.base import Argument, Reply
 from quota_engine.commands.replies import FencedError, error_from
@@ -46,11 +37,12 @@ from quota_engine.errors import (
 )
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.metrics.collector import Metrics
 from quota_engine.reach import POOL_EXHAUSTED, Reach
 from quota_engine.resending import QUESTIONS, RecentCommands
 from quota_engine.scripts import load_scripts
 from quota_engine.settings import Settings
-from quota_engine.waiting import in_thread
+from quota_engine.waiting import forgotten_at_fork, in_thread
 
 T = TypeVar("T")
 
@@ -110,6 +102,8 @@ class AsyncTransport:
         self._recent = recent if seconds else None
         self.resending = AsyncResending(self, recent)
         self.reach = Reach()
+        self.metrics = Metrics()
+        forgotten_at_fork(self.metrics)
 
     async def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
@@ -144,9 +138,23 @@ class AsyncTransport:
         """Return the client's clock in milliseconds, None: the server's decides."""
         return None if self._clock is None else to_ms(self._clock(), name="the clock's answer")
 
-    async def drive(self, flow: Flow[T]) -> T:
-        """Take each step that the flow yields, until it returns or the call timeout is over."""
-        return await self._drive(flow, time.monotonic() + self._settings.call_timeout_seconds)
+    async def drive(self, flow: Flow[T], operation: str = "") -> T:
+        """
+        Take each step that the flow yields, until it returns or the call timeout is over.
+
+        ``operation``: what metrics count this as; empty: it is a part of something else.
+        """
+        started = time.monotonic()
+        deadline = started + self._settings.call_timeout_seconds
+        if not operation:
+            return await self._drive(flow, deadline)
+        try:
+            outcome = await self._drive(flow, deadline)
+        except QuotaError as error:
+            self.metrics.failed(operation, time.monotonic() - started, error)
+            raise
+        self.metrics.done(operation, time.monotonic() - started, outcome)
+        return outcome
 
     async def drive_again(self, flow: Flow[T], deadline: float) -> T:
         """Drive a flow that sends something again: it waits for nothing else that is."""
@@ -169,30 +177,9 @@ class AsyncTransport:
     async def _take(self, step: Step, deadline: float, is_again: bool) -> Any:
         if isinstance(step, Command):
             return await self._run(step, deadline, is_again)
-        backing = self._backing
         if time.monotonic() >= deadline:
             raise self._too_late("the ledger has not caught up; is a worker running?")
-        match step:
-            case ReadSnapshot(quota):
-                return await in_thread(backing.read_snapshot, quota)
-            case FindHold(quota, hold_id):
-                return await in_thread(backing.find_hold, quota, hold_id)
-            case FindOperation(quota, operation_id):
-                return await in_thread(backing.find_operation, quota, operation_id)
-            case RecordIntent(command):
-                return await in_thread(backing.record_intent, command)
-            case WithdrawIntent(quota, grant_id):
-                return await in_thread(backing.withdraw_intent, quota, grant_id)
-            case FindCharge(quota, operation_id):
-                return await in_thread(backing.find_charge, quota, operation_id)
-            case RecordRefund(request):
-                return await in_thread(backing.record_refund, request)
-            case WithdrawRefund(refund):
-                return await in_thread(backing.withdraw_refund, refund)
-            case AwaitDrain(quota):
-                return await in_thread(backing.persist, quota)
-            case PersistTail(quota):
-                return await in_thread(backing.persist_tail, quota)
+        return await ask_ledger(self._backing, step)
 
     async def _run(self, command: Command[T], deadline: float, is_again: bool) -> T:
         """Send one command until it is answered, and return what the answer means."""

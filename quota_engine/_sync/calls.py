@@ -74,13 +74,13 @@ class Calls(
     def read_balance(self, account: str, quota_type: str) -> Balance:
         """Return what an account has now. An unknown account reads as zero."""
         command = ReadBalance(quota=self._quota(account, quota_type))
-        return self._transport.drive(flows.settled(command))
+        return self._transport.drive(flows.settled(command), "read_balance")
 
     def has_quota(self, account: str, quota_type: str, amount: int) -> bool:
         """Return whether ``amount`` would be admitted now. Changes and promises nothing."""
         wanted = checked_amount(amount)
         command = ReadBalance(quota=self._quota(account, quota_type), with_grants=False)
-        balance = self._transport.drive(flows.settled(command))
+        balance = self._transport.drive(flows.settled(command), "has_quota")
         return not balance.frozen and (balance.spendable is None or wanted <= balance.spendable)
 
     def debit(
@@ -269,7 +269,7 @@ class Calls(
             operation_id=checked_cancellable(operation_id),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return self._transport.drive(flows.cancelled(command))
+        return self._transport.drive(flows.cancelled(command), "cancel")
 
     def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> HoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""

@@ -68,7 +68,7 @@ class Granting(Calling):
             grants_max=self._settings.grants_max,
             details=details_text(details),
         )
-        return self._transport.drive(flows.issued(command))
+        return self._transport.drive(flows.issued(command), "issue_grant")
 
     def void_grant(
         self,
@@ -94,7 +94,7 @@ class Granting(Calling):
                 }
             ),
         )
-        return self._transport.drive(flows.settled(command))
+        return self._transport.drive(flows.settled(command), "void_grant")
 
     def set_overdraft_limit(
         self,
@@ -112,4 +112,4 @@ class Granting(Calling):
             overdraft_limit=checked_overdraft_limit(limit),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return self._transport.drive(flows.settled(command))
+        return self._transport.drive(flows.settled(command), "set_overdraft_limit")

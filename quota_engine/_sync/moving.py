@@ -64,4 +64,4 @@ class Moving(Calling):
         flow = transferred(
             transfer, is_one_shard=len(homes) == 1, grants_max=self._settings.grants_max
         )
-        return self._transport.drive(flow)
+        return self._transport.drive(flow, "transfer")

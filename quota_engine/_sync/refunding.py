@@ -63,7 +63,7 @@ class Refunding(Calling):
                 }
             ),
         )
-        return self._transport.drive(flows.refunded(request))
+        return self._transport.drive(flows.refunded(request), "refund")
 
     def correct_usage(
         self,

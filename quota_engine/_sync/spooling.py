@@ -29,6 +29,7 @@ from quota_engine.errors import (
     EngineUnavailableError,
     HoldNotFoundError,
     IdempotencyConflictError,
+    QuotaError,
     RedisAwayError,
 )
 from quota_engine.settings import Settings
@@ -78,6 +79,16 @@ class Spooling:
 
         ``hold``: the hold as the caller gave it. One that was admitted offline ends in the file.
         """
+        started = time.monotonic()
+        try:
+            result = self._settle(command, flow, hold)
+        except QuotaError as error:
+            self._transport.metrics.failed(command.script, time.monotonic() - started, error)
+            raise
+        self._transport.metrics.done(command.script, time.monotonic() - started, result)
+        return result
+
+    def _settle(self, command: Spoolable, flow: Flow[T], hold: object) -> T:
         failure: EngineUnavailableError | None = None
         try:
             if not getattr(hold, "offline", False):
@@ -92,6 +103,16 @@ class Spooling:
 
     def admitted(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
         """Drive what must be admitted; while Redis is away, the account's allowance decides."""
+        started = time.monotonic()
+        try:
+            result = self._try_to_admit(command, flow)
+        except QuotaError as error:
+            self._transport.metrics.failed(command.script, time.monotonic() - started, error)
+            raise
+        self._transport.metrics.done(command.script, time.monotonic() - started, result)
+        return result
+
+    def _try_to_admit(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
         try:
             return self._transport.drive(flow)
         except RedisAwayError as error:
@@ -102,7 +123,19 @@ class Spooling:
         self, command: ExtendHold, flow: Flow[ExtendedHold], hold: object
     ) -> ExtendedHold:
         """Drive an extension; a hold that was admitted offline is extended in the file."""
-        failure: Exception
+        started = time.monotonic()
+        try:
+            result = self._try_to_extend(command, flow, hold)
+        except QuotaError as error:
+            self._transport.metrics.failed(command.script, time.monotonic() - started, error)
+            raise
+        self._transport.metrics.done(command.script, time.monotonic() - started, result)
+        return result
+
+    def _try_to_extend(
+        self, command: ExtendHold, flow: Flow[ExtendedHold], hold: object
+    ) -> ExtendedHold:
+        failure: QuotaError
         if getattr(hold, "offline", False):
             failure = HoldNotFoundError(f"hold {command.hold_id} is not in {self.spool.path}")
         else:

@@ -16,25 +16,16 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from quota_engine._sync.asking import ask_ledger
 from quota_engine._sync.backlog import look_at_outbox
 from quota_engine._sync.resending import Resending
 from quota_engine.backing import Backing, Opened
 from quota_engine.commands import (
-    AwaitDrain,
     Command,
     Context,
-    FindCharge,
-    FindHold,
-    FindOperation,
     Flow,
     HydrateQuota,
-    PersistTail,
-    ReadSnapshot,
-    RecordIntent,
-    RecordRefund,
     Step,
-    WithdrawIntent,
-    WithdrawRefund,
 )
 from quota_engine.commands.base import Argument, Reply
 from quota_engine.commands.replies import FencedError, error_from
@@ -46,11 +37,12 @@ from quota_engine.errors import (
 )
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.metrics.collector import Metrics
 from quota_engine.reach import POOL_EXHAUSTED, Reach
 from quota_engine.resending import QUESTIONS, RecentCommands
 from quota_engine.scripts import load_scripts
 from quota_engine.settings import Settings
-from quota_engine.waiting import in_place
+from quota_engine.waiting import forgotten_at_fork, in_place
 
 T = TypeVar("T")
 
@@ -110,6 +102,8 @@ class Transport:
         self._recent = recent if seconds else None
         self.resending = Resending(self, recent)
         self.reach = Reach()
+        self.metrics = Metrics()
+        forgotten_at_fork(self.metrics)
 
     def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""
@@ -144,9 +138,23 @@ class Transport:
         """Return the client's clock in milliseconds, None: the server's decides."""
         return None if self._clock is None else to_ms(self._clock(), name="the clock's answer")
 
-    def drive(self, flow: Flow[T]) -> T:
-        """Take each step that the flow yields, until it returns or the call timeout is over."""
-        return self._drive(flow, time.monotonic() + self._settings.call_timeout_seconds)
+    def drive(self, flow: Flow[T], operation: str = "") -> T:
+        """
+        Take each step that the flow yields, until it returns or the call timeout is over.
+
+        ``operation``: what metrics count this as; empty: it is a part of something else.
+        """
+        started = time.monotonic()
+        deadline = started + self._settings.call_timeout_seconds
+        if not operation:
+            return self._drive(flow, deadline)
+        try:
+            outcome = self._drive(flow, deadline)
+        except QuotaError as error:
+            self.metrics.failed(operation, time.monotonic() - started, error)
+            raise
+        self.metrics.done(operation, time.monotonic() - started, outcome)
+        return outcome
 
     def drive_again(self, flow: Flow[T], deadline: float) -> T:
         """Drive a flow that sends something again: it waits for nothing else that is."""
@@ -169,30 +177,9 @@ class Transport:
     def _take(self, step: Step, deadline: float, is_again: bool) -> Any:
         if isinstance(step, Command):
             return self._run(step, deadline, is_again)
-        backing = self._backing
         if time.monotonic() >= deadline:
             raise self._too_late("the ledger has not caught up; is a worker running?")
-        match step:
-            case ReadSnapshot(quota):
-                return in_place(backing.read_snapshot, quota)
-            case FindHold(quota, hold_id):
-                return in_place(backing.find_hold, quota, hold_id)
-            case FindOperation(quota, operation_id):
-                return in_place(backing.find_operation, quota, operation_id)
-            case RecordIntent(command):
-                return in_place(backing.record_intent, command)
-            case WithdrawIntent(quota, grant_id):
-                return in_place(backing.withdraw_intent, quota, grant_id)
-            case FindCharge(quota, operation_id):
-                return in_place(backing.find_charge, quota, operation_id)
-            case RecordRefund(request):
-                return in_place(backing.record_refund, request)
-            case WithdrawRefund(refund):
-                return in_place(backing.withdraw_refund, refund)
-            case AwaitDrain(quota):
-                return in_place(backing.persist, quota)
-            case PersistTail(quota):
-                return in_place(backing.persist_tail, quota)
+        return ask_ledger(self._backing, step)
 
     def _run(self, command: Command[T], deadline: float, is_again: bool) -> T:
         """Send one command until it is answered, and return what the answer means."""

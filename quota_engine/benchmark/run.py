@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 
+from quota_engine.benchmark.counting import measure_counting
 from quota_engine.benchmark.figures import Machine, Report, Section
 from quota_engine.benchmark.memory import measure_memory
 from quota_engine.benchmark.metering import measure_metering
@@ -44,6 +45,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
             measure_scripts(lab, plan, script),
             measure_grant_counts(lab, plan, script),
             measure_metering(lab, plan, tick_of(_metering_seconds(plan))),
+            measure_counting(lab, plan, tick_of(_metering_seconds(plan))),
             *measure_rates(lab, plan, tick_of(plan.rate_seconds)),
             measure_persisting(lab, plan, tick_of(_persist_seconds(plan))),
             measure_memory(lab, plan, tick_of(_memory_seconds(plan))),
@@ -64,7 +66,7 @@ def _seconds(plan: Plan) -> float:
     """Return about how long the plan takes: the progress bar's length."""
     scripts = 2 * (plan.script_rounds + 1) * _script_seconds(plan)
     rates = (4 * 6 + 6) * plan.rate_rounds * plan.rate_seconds
-    rates += 4 * plan.rate_rounds * _metering_seconds(plan)
+    rates += (4 + 3) * plan.rate_rounds * _metering_seconds(plan)
     return scripts + rates + (DRAINS + 1) * _persist_seconds(plan) + _memory_seconds(plan)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.metering.blocks import AsyncMeteredBlock, MeteredBlock
 from quota_engine.metering.call import MeteredCall
-from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.decorator import F, metered
 from quota_engine.metering.meter import Meter
 from quota_engine.metering.plan import Arguments, Plan
+from quota_engine.metrics.model_calls import COUNTERS
 
 __all__ = [
     "COUNTERS",

@@ -30,9 +30,9 @@ from quota_engine.errors import (
 from quota_engine.estimate import estimate
 from quota_engine.extraction import Anomaly, Observed, Origin, Reported, extract, origin_of
 from quota_engine.metering import record
-from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.plan import Arguments, Plan
 from quota_engine.metering.record import UsageRecord
+from quota_engine.metrics.model_calls import COUNTERS
 from quota_engine.units import currency_of, is_credit, units_of
 from quota_engine.usage import Usage, checked_used
 

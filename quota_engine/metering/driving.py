@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from quota_engine.background import BACKGROUND, Job
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.metering.call import Ask, Flow, MeteredCall
-from quota_engine.metering.counters import COUNTERS
 from quota_engine.metering.renewal import stop_renewing
+from quota_engine.metrics.model_calls import COUNTERS
 
 log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")

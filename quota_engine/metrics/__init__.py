@@ -1,0 +1,10 @@
+"""
+Metrics: numbers for a monitor, by name, with what each means.
+
+* described    every metric that this package or the worker exports: the one list
+* model_calls  what the metered calls of this process came to
+* collector    what one engine of this process has decided and how long that took
+* prometheus   both as Prometheus' text, with the extra ``quota-engine[metrics]``
+
+No metric has an account or a caller's word as a label, except quotas that an operator has chosen.
+"""
