@@ -46,7 +46,7 @@ RESTART_PAUSE_MAX_SECONDS = 30.0
 STOP_SECONDS = 8.0
 SPOOL_SECONDS = 5.0
 #: Duties that take long have a thread of their own.
-LONG_DUTIES = {"unload", "reconcile"}
+LONG_DUTIES = {"unload", "reports", "reconcile"}
 
 
 class Child:

@@ -20,6 +20,7 @@ from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
+from quota_engine.jobs.reports import sum_days
 from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
@@ -204,6 +205,11 @@ def _unload(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{scheduler.unloader.run(scheduler.now_ms())} idle quotas left Redis")
 
 
+def _reports(scheduler: Scheduler) -> Outcome:
+    summed, is_done = sum_days(scheduler.deployment.ledger)
+    return Outcome(f"{summed} days of accounts summed" + ("" if is_done else ", more wait"))
+
+
 def _reconcile(scheduler: Scheduler) -> Outcome:
     report = scheduler.deployment.reconcile(repair=False)
     text = f"{report.checked} quotas compared, {len(report.drifts)} differ"
@@ -232,6 +238,7 @@ DUTIES = (
     REMINDERS,
     Duty("trim", _trim_seconds, _trim),
     Duty("unload", lambda settings: 10, _unload),
+    Duty("reports", lambda settings: 10, _reports),
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
 )
 

@@ -18,6 +18,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.reminders import ReminderTables
+from quota_engine.ledger.reports import ReportTables
 from quota_engine.listed import ListedGrant
 from quota_engine.statements import Period, Place, Statement, Sum, statement_of
 
@@ -63,6 +64,7 @@ class StatementTables:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self.reminders = ReminderTables(ledger)
+        self.reports = ReportTables(ledger)
 
     def read_statement(self, quota: QuotaName, period: Period) -> Statement:
         """Return a quota's statement, as of one instant of the ledger."""
