@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +17,12 @@ from quota_engine.cli.output import JsonFlag, print_facts
 
 if TYPE_CHECKING:
     from quota_engine.deployment import Deployment
+
+log = logging.getLogger("quota_engine.worker")
+
+#: Who starts everything at once starts workers before stores answer.
+START_SECONDS = 30.0
+START_PAUSE_SECONDS = 0.5
 
 app = command_group("Persist what waits, and do what is due by the clock.")
 
@@ -37,17 +45,34 @@ def worker(
 
     Example: quota-engine worker --processes 2
     """
-    from quota_engine.deployment import Deployment
-    from quota_engine.settings import Settings
     from quota_engine.workers.logs import begin_logging
 
     begin_logging(as_json=as_json)
-    deployment = Deployment(Settings())
+    deployment = _reached(0.0 if burst else START_SECONDS)
     if burst:
         _do_once(deployment, as_json=as_json)
     else:
         _keep(deployment, processes, as_json=as_json)
     deployment.close()
+
+
+def _reached(seconds: float) -> Deployment:
+    """Return the deployment; stores that do not answer yet are waited for so long."""
+    from quota_engine.deployment import Deployment
+    from quota_engine.errors import EngineUnavailableError
+    from quota_engine.settings import Settings
+
+    settings, until, said = Settings(), time.monotonic() + seconds, ""
+    while True:
+        try:
+            return Deployment(settings)
+        except EngineUnavailableError as error:
+            if time.monotonic() >= until:
+                raise
+            if str(error) != said:
+                said = str(error)
+                log.warning("the worker waits to start: %s", said)
+        time.sleep(START_PAUSE_SECONDS)
 
 
 def _keep(deployment: Deployment, processes: int, *, as_json: bool) -> None:

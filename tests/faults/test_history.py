@@ -170,3 +170,24 @@ def test_more_given_back_than_was_taken_is_seen(calls: list[Call], rows: list[An
     assert check([*calls, *refunds], [*rows, *returned]).wrong == [
         "('user:1', 'd') took 30, 40 were given back"
     ]
+
+
+def test_what_a_hold_gives_back_to_a_voided_grant_was_asked_for_by_nobody() -> None:
+    calls = [
+        told("issue_grant", "g", 100, 1, version=1, balance=100),
+        told("place_hold", "h", 60, 3, version=2, balance=100, hold_id="h"),
+        told("void_grant", "g:void", 0, 5, version=3, balance=60),
+        told("release_hold", "h:release", 0, 7, version=5, balance=0, hold_id="h"),
+    ]
+    calls[2].amount, calls[3].amount = 40, 60
+    rows = [
+        row(1, "grant.issued", "g", 100, delta=100, balance_after=100),
+        row(2, "hold.placed", "h", 60, subject="h", balance_after=100, held_after=60),
+        row(3, "grant.voided", "g:void", 40, delta=-40, balance_after=60, held_after=60),
+        row(4, "grant.voided", "g:void:h", 60, delta=-60, balance_after=0, held_after=60),
+        row(5, "hold.released", "h:release", 60, subject="h", balance_after=0),
+    ]
+    assert check(calls, rows).wrong == []
+    assert check(calls[:2] + calls[3:], rows).wrong == [
+        "nobody asked for ['grant.voided'] g:void on user:1"
+    ]

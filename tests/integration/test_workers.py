@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,6 +202,22 @@ def test_it_survives_a_restart_of_postgresql(
     clients.check()
     assert "Traceback" not in worker.said()
     assert len(worker.said().splitlines()) < LINES_MAX
+
+
+def test_it_waits_for_stores_that_start_after_it(
+    engine: QuotaEngine, start: Start, server: ValkeyServer, postgres_server: PostgresServer
+) -> None:
+    engine.issue_grant("user:1", QUOTA_TYPE, 5)
+    postgres_server.kill()
+    with start() as worker:
+        wait_until(lambda: "waits to start: PostgreSQL" in worker.said(), "it notices")
+        server.kill()
+        postgres_server.start()
+        time.sleep(0.5)
+        server.start()
+        wait_until(lambda: pending(engine) == 0, "all is persisted")
+        worker.terminate()
+    assert "Traceback" not in worker.said()
 
 
 def test_burst_does_everything_once(engine: QuotaEngine, start: Start) -> None:
