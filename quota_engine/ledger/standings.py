@@ -105,12 +105,16 @@ def plans_of(connection: Connection, standings: Iterable[Standing]) -> dict[Any,
 
 
 def given_to(connection: Connection, ids: Sequence[str]) -> dict[str, list[Given]]:
-    """Return the grants of each subscription's running and later periods."""
+    """
+    Return the grants of each subscription's running and later periods.
+
+    Those of the one before, too: a clock that goes back over the edge must find them.
+    """
     table = subscription_grants
     rows = connection.execute(
         select(table)
         .join(subscriptions, subscriptions.c.subscription_id == table.c.subscription_id)
-        .where(table.c.subscription_id.in_(ids), table.c.period >= subscriptions.c.period)
+        .where(table.c.subscription_id.in_(ids), table.c.period >= subscriptions.c.period - 1)
     )
     found: dict[str, list[Given]] = {one: [] for one in ids}
     for row in rows:
