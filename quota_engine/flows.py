@@ -233,18 +233,21 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
     Issue a grant: promised in the ledger first, then applied in Redis by the same id.
 
     An intent that somebody else recorded may have been applied long ago: then it is applied only
-    after all that the outbox holds now has been persisted. A refused grant leaves no intent.
+    after all that the outbox holds now has been persisted. A refused grant leaves no intent; only
+    while its quota is frozen, what somebody else has promised waits for the workers.
     """
     intent: IntentFate = yield RecordIntent(command)
-    if not intent.is_new and intent.applied is None:
+    is_ours = intent.is_new
+    if not is_ours and intent.applied is None:
         yield PersistTail(command.quota)
         intent = yield RecordIntent(command)
     if intent.applied is not None:
         return command.issued(intent.applied, replayed=True)
     try:
         return (yield from settled(command))
-    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
-        yield WithdrawIntent(command.quota, command.grant_id)
+    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError) as error:
+        if is_ours or not isinstance(error, QuotaFrozenError):
+            yield WithdrawIntent(command.quota, command.grant_id)
         raise
 
 
