@@ -17,6 +17,7 @@ import redis
 from hypothesis import settings
 
 from quota_engine.embedded import PostgresServer, ValkeyServer, stop_servers
+from tests.commands import Cli
 from tests.servers import TestServers, administer, end_forgotten_servers, redis7_program
 
 REDIS7_MISSING = "no Redis 7.0: run tools/debian_parts.py, or set QUOTA_ENGINE_TEST_REDIS7"
@@ -148,3 +149,16 @@ def home(servers: TestServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     monkeypatch.setenv("QUOTA_ENGINE_HOME", str(folder))
     yield folder
     stop_servers(folder)
+
+
+@pytest.fixture
+def cli(
+    redis_url: str,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Cli:
+    """The command line, aimed at a deployment of the test's own."""
+    made = Cli(monkeypatch, capsys)
+    made.aim(redis_url, database_url)
+    return made

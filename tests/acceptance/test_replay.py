@@ -40,18 +40,6 @@ def trace(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def cli(
-    redis_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    made = Cli(monkeypatch, capsys)
-    made.aim(redis_url, database_url)
-    return made
-
-
 def test_a_replayed_trace_is_proved(cli: Cli, trace: Path) -> None:
     found = cli.json("replay", str(trace), *SMALL, "--speed", "1")
     report = found["report"]

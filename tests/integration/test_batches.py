@@ -35,18 +35,6 @@ def engine(redis_url: str, database_url: str) -> Iterator[QuotaEngine]:
         yield opened
 
 
-@pytest.fixture
-def cli(
-    redis_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    made = Cli(monkeypatch, capsys)
-    made.aim(redis_url, database_url)
-    return made
-
-
 def fails(cli: Cli, *arguments: str, code: int) -> str:
     """Run a command that must not succeed; return what it says."""
     ended = cli.run(*arguments)

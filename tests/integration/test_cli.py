@@ -21,18 +21,6 @@ ACCOUNT = "acme/研发 team/用户 42"
 SHARDS = 8
 
 
-@pytest.fixture
-def cli(
-    redis_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    made = Cli(monkeypatch, capsys)
-    made.aim(redis_url, database_url)
-    return made
-
-
 def issue(cli: Cli, account: str = ACCOUNT, amount: int = 1_000) -> str:
     grant_id: str = cli.json("grants", "issue", account, "text_token", str(amount))["grant_id"]
     return grant_id

@@ -15,18 +15,6 @@ GPT = ("openai", "gpt-4o")
 LITELLM_FILE = os.environ.get("QUOTA_ENGINE_TEST_LITELLM_PRICES")
 
 
-@pytest.fixture
-def cli(
-    redis_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    made = Cli(monkeypatch, capsys)
-    made.aim(redis_url, database_url)
-    return made
-
-
 def entry(provider: str, price: float, **others: Any) -> dict[str, Any]:
     return {
         "litellm_provider": provider,

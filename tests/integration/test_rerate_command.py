@@ -4,25 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from quota_engine import Usage
 from quota_engine.metering.record import UsageRecord
 from tests.commands import Cli
 
 ACCOUNT = "user:1"
-
-
-@pytest.fixture
-def cli(
-    redis_url: str,
-    database_url: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Cli:
-    made = Cli(monkeypatch, capsys)
-    made.aim(redis_url, database_url)
-    return made
 
 
 def test_a_wrong_price_is_set_right_by_command(cli: Cli) -> None:
