@@ -23,10 +23,11 @@ types: ## mypy --strict
 floors: ## imports point only down
 	./run check floors
 
-generate: ## write what is generated: quota_engine/_sync, README's settings, docs/faults.md
+generate: ## write what is generated: quota_engine/_sync, README's settings, docs/faults.md, tables of metrics
 	./run python -m tools.unasync
 	./run python -m tools.settings_table
 	./run python -m tools.faults_table
+	./run python -m tools.metrics_table
 
 generated-check: ## the generated files are the ones that generate would write
 	./run check generated

@@ -163,6 +163,64 @@ def ends_of(client: redis.Redis, shards: int) -> tuple[str, list[EventId | None]
     return _incarnation(info), [_last_id(one) for one in about]
 
 
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """How much one outbox holds, and up to where a persister has told that the ledger has it."""
+
+    length: int
+    last_id: EventId | None
+    noted: EventId | None
+    #: The oldest entry after that, None when nothing waits.
+    oldest: bytes | None
+
+
+def pressures_of(client: redis.Redis, shards: int) -> list[Pressure]:
+    """Return how much waits in every outbox: two round trips, and no need of the ledger."""
+    pipeline: Any = client.pipeline(transaction=False)
+    for shard in range(shards):
+        keys = ShardKeys(shard)
+        pipeline.execute_command("XLEN", keys.outbox)
+        pipeline.execute_command("XINFO STREAM", keys.outbox)
+        pipeline.execute_command("HGET", keys.versions, "@cursor")
+    replies = _answers(pipeline)
+    lengths, about = replies[::3], replies[1::3]
+    noted = [None if cursor is None else EventId.parse(cursor) for cursor in replies[2::3]]
+    pipeline = client.pipeline(transaction=False)
+    for shard, cursor in enumerate(noted):
+        after = cursor or START
+        key = ShardKeys(shard).outbox
+        pipeline.execute_command("XRANGE", key, f"({after}", "+", "COUNT", 2)
+    waiting = [[_event(*message) for message in page] for page in _answers(pipeline)]
+    entries = [[event.entry for event in events if not event.is_marker] for events in waiting]
+    return [
+        Pressure(lengths[shard], _last_id(about[shard]), noted[shard], next(iter(found), None))
+        for shard, found in enumerate(entries)
+    ]
+
+
+def _answers(pipeline: Any) -> list[Any]:
+    """Return a pipeline's replies; an absent stream's is an error among them."""
+    try:
+        replies: list[Any] = pipeline.execute(raise_on_error=False)
+    except redis.RedisError as error:
+        raise EngineUnavailableError(f"Redis does not answer: {error}") from error
+    for reply in replies:
+        if isinstance(reply, Exception) and "no such key" not in str(reply):
+            raise EngineUnavailableError(f"Redis refused: {reply}") from reply
+    return replies
+
+
+def age_seconds(entry: bytes | None, now_seconds: float) -> float:
+    """Return how long ago an entry was made; 0 for none, and for bytes that are none."""
+    if entry is None:
+        return 0.0
+    try:
+        made_ms = parse_entry(entry.decode()).at_ms
+    except (UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
+        return 0.0
+    return max(0.0, now_seconds - made_ms / 1000)
+
+
 def quota_line(entry: bytes) -> bytes | None:
     """Return the line of an entry that names its quota, None where there is none."""
     lines = entry.split(b"\n", 3)

@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from quota_engine.ids import checked_quota_type
+from quota_engine.ids import checked_account, checked_quota_type
 from quota_engine.keys import QuotaName
 from quota_engine.offline import Allowance, OfflineRule, Policy, offline_allowance
 
@@ -178,6 +178,25 @@ class Settings(BaseSettings):
         "an alarm; their periods are seconds.",
     )
 
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port on which a worker tells Prometheus of the deployment; unset: none, "
+        "0: any that is free, which its first line then names.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1",
+        description="Address that it listens on: this machine's own, since it asks for no "
+        "password.",
+    )
+    metrics_quotas: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        max_length=100,
+        description="Quotas whose balance a worker tells Prometheus, separated by commas: "
+        "`acme|credit,user:42|text_token`. At most 100.",
+    )
+
     currency: str = Field(
         "USD",
         pattern="^[A-Z]{3}$",
@@ -225,7 +244,7 @@ class Settings(BaseSettings):
         "separated by commas: each grant once for each. Empty: never.",
     )
 
-    @field_validator("quota_types", "reminder_days", mode="before")
+    @field_validator("quota_types", "reminder_days", "metrics_quotas", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -236,6 +255,15 @@ class Settings(BaseSettings):
     @classmethod
     def _legal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(checked_quota_type(name) for name in value)
+
+    @field_validator("metrics_quotas")
+    @classmethod
+    def _quotas(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            quota = QuotaName.parse(name)
+            checked_account(quota.account)
+            checked_quota_type(quota.quota_type)
+        return tuple(dict.fromkeys(value))
 
     @field_validator("reminder_days")
     @classmethod

@@ -35,6 +35,12 @@ def worker(
     burst: Annotated[
         bool, typer.Option("--burst", help="Persist what waits, do each duty once, and end.")
     ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help="Tell Prometheus at this port, on this machine; 0: any."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -43,7 +49,7 @@ def worker(
     Start as many as you like, wherever you like: they share the work, and replace each other
     within seconds. SIGTERM or Ctrl+C ends it after the transaction it is in.
 
-    Example: quota-engine worker --processes 2
+    Example: quota-engine worker --processes 2 --metrics-port 9464
     """
     from quota_engine.workers.logs import begin_logging
 
@@ -52,7 +58,8 @@ def worker(
     if burst:
         _do_once(deployment, as_json=as_json)
     else:
-        _keep(deployment, processes, as_json=as_json)
+        port = deployment.settings.metrics_port if metrics_port is None else metrics_port
+        _keep(deployment, processes, port, as_json=as_json)
     deployment.close()
 
 
@@ -75,7 +82,10 @@ def _reached(seconds: float) -> Deployment:
         time.sleep(START_PAUSE_SECONDS)
 
 
-def _keep(deployment: Deployment, processes: int, *, as_json: bool) -> None:
+def _keep(deployment: Deployment, processes: int, port: int | None, *, as_json: bool) -> None:
+    from contextlib import nullcontext
+
+    from quota_engine.workers.endpoint import MetricsEndpoint
     from quota_engine.workers.keeper import Keeper
 
     stopping = threading.Event()
@@ -87,26 +97,32 @@ def _keep(deployment: Deployment, processes: int, *, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     keeper = Keeper(deployment, processes=processes, stopping=stopping, as_json=as_json)
-    print_line(deployment, processes, as_json=as_json)
-    if not keeper.run():
+    with nullcontext() if port is None else MetricsEndpoint(deployment, port) as endpoint:
+        url = None if endpoint is None else endpoint.url
+        print_line(deployment, processes, url, as_json=as_json)
+        has_ended = keeper.run()
+    if not has_ended:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)  # a duty that only reads is broken off
 
 
-def print_line(deployment: Deployment, processes: int, *, as_json: bool) -> None:
+def print_line(
+    deployment: Deployment, processes: int, metrics_url: str | None, *, as_json: bool
+) -> None:
     """Say what runs, in one line."""
     import json
 
     opened = deployment.opened
     if as_json:
         facts = {"deployment": opened.deployment_id, "shards": opened.shards}
-        typer.echo(json.dumps({"running": facts | {"processes": processes, "pid": os.getpid()}}))
+        running = facts | {"processes": processes, "pid": os.getpid(), "metrics": metrics_url}
+        typer.echo(json.dumps({"running": running}))
     else:
         typer.echo(
             f"quota-engine worker {os.getpid()}: deployment {opened.deployment_id},"
             f" {opened.shards} shards, {processes} RQ worker{'s' * (processes > 1)};"
-            " Ctrl+C ends it"
+            f"{f' metrics at {metrics_url};' if metrics_url else ''} Ctrl+C ends it"
         )
     sys.stdout.flush()
 

@@ -17,7 +17,7 @@ import redis
 from sqlalchemy import text
 
 from quota_engine.errors import EngineUnavailableError, QuotaError
-from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError, parse_entry
+from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
 from quota_engine.jobs.freshness import DutyHealth, duties_health
 from quota_engine.jobs.gate_rules import GAP
@@ -27,7 +27,7 @@ from quota_engine.ledger import Ledger, duties, epochs, listing
 from quota_engine.ledger.connection import answering
 from quota_engine.ledger.migrate import newest, revision_of
 from quota_engine.ledger.shards import read_deployment
-from quota_engine.outbox import Outbox
+from quota_engine.outbox import Outbox, age_seconds
 from quota_engine.settings import Settings
 
 CLOCK_DIFFERENCE_MAX_SECONDS = 60.0
@@ -354,20 +354,11 @@ def _shards(client: redis.Redis, ledger: Ledger) -> Iterator[ShardHealth]:
             epoch=row.epoch,
             length=page.length,
             pending=last_id.n - row.cursor.n if is_same else page.length,
-            lag_seconds=_age_seconds(first.entry) if first is not None else 0.0,
+            lag_seconds=age_seconds(first.entry if first else None, time.time()),
             last_drain_at=row.last_drain_at,
             stopped=row.stopped,
             lost_until=str(page.noted) if is_behind else None,
         )
-
-
-def _age_seconds(entry: bytes) -> float:
-    """Return how long ago an entry was made, 0 for bytes that are none."""
-    try:
-        made_ms = parse_entry(entry.decode()).at_ms
-    except (UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
-        return 0.0
-    return max(0.0, time.time() - made_ms / 1000)
 
 
 def _ago(instant: datetime) -> str:

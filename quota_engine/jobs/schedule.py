@@ -9,7 +9,8 @@ many workers do not all do the same, and what came of it, so that somebody can s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -26,6 +27,7 @@ from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
 from quota_engine.ledger import duties
+from quota_engine.ledger.duties import DutyRun
 from quota_engine.settings import Settings
 
 log = logging.getLogger("quota_engine.schedule")
@@ -210,9 +212,22 @@ def _reports(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{summed} days of accounts summed" + ("" if is_done else ", more wait"))
 
 
+#: What the duty's row says, and how its number is read back.
+_COMPARED = "{checked} quotas compared, {differ} differ"
+_DIFFER = re.compile(_COMPARED.format(checked=r"\d+", differ=r"(\d+)"))
+
+
+def drifting(runs: Sequence[DutyRun]) -> int | None:
+    """Return how many quotas differed at the last reconciliation, None where none has ended."""
+    for run in runs:
+        if run.duty == "reconcile" and (found := _DIFFER.match(run.outcome)):
+            return int(found[1])
+    return None
+
+
 def _reconcile(scheduler: Scheduler) -> Outcome:
     report = scheduler.deployment.reconcile(repair=False)
-    text = f"{report.checked} quotas compared, {len(report.drifts)} differ"
+    text = _COMPARED.format(checked=report.checked, differ=len(report.drifts))
     if report.drifts:
         text += "; the first: " + "; ".join(str(drift) for drift in report.drifts[:3])
     return Outcome(text, report.is_clean)

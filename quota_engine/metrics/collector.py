@@ -53,13 +53,12 @@ def reason_of(error: errors.QuotaError) -> tuple[str, str]:
 class _Operation:
     """The counts of one operation."""
 
-    __slots__ = ("counts", "late", "outcomes", "seconds", "shortfall")
+    __slots__ = ("counts", "late", "outcomes", "seconds")
 
     def __init__(self) -> None:
         self.outcomes: dict[tuple[str, str], int] = {(ADMITTED, NEW): 0}
         self.counts = [0] * (len(BOUNDS) + 1)
         self.seconds = 0.0
-        self.shortfall = 0
         self.late = 0
 
 
@@ -71,14 +70,14 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._operations: dict[str, _Operation] = {}
+        self.forget()
         self._sources: list[Callable[[], Iterator[Sample]]] = []
 
     def forget(self) -> None:
         """Begin anew: a forked child's counts are its own."""
         self._lock = threading.Lock()
-        self._operations = {}
+        self._operations: dict[str, _Operation] = {}
+        self._shortfalls: dict[str, int] = {}
 
     def add_source(self, source: Callable[[], Iterator[Sample]]) -> None:
         """Let ``samples`` yield what ``source`` counts, too."""
@@ -100,7 +99,8 @@ class Metrics:
         with self._lock:
             counted = self._count(operation, seconds, (ADMITTED, reason))
             if shortfall:
-                counted.shortfall += shortfall
+                kind = result.quota_type
+                self._shortfalls[kind] = self._shortfalls.get(kind, 0) + shortfall
             if is_late:
                 counted.late += 1
 
@@ -135,9 +135,9 @@ class Metrics:
                 for (outcome, reason), count in counted.outcomes.items():
                     labels = named | {"outcome": outcome, "reason": reason}
                     found.append(Sample("calls_total", count, labels))
-                if operation in CHARGES:
-                    found.append(Sample("shortfall_units_total", counted.shortfall, named))
                 late += counted.late
+            for quota_type, units in self._shortfalls.items():
+                found.append(Sample("shortfall_units_total", units, {"quota_type": quota_type}))
         found.append(Sample("late_captures_total", late))
         for source in self._sources:
             found += source()

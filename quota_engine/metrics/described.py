@@ -76,7 +76,7 @@ def _client() -> Iterator[Metric]:
         "shortfall_units_total",
         Kind.COUNTER,
         "Units that captures and debits of this engine could not collect.",
-        ("operation",),
+        ("quota_type",),
     )
     yield Metric(
         "late_captures_total",
@@ -113,3 +113,85 @@ MODEL_CALLS: Mapping[str, tuple[str, str]] = {
 }
 
 CLIENT = tuple(_client())
+
+
+def _of_redis() -> Iterator[Metric]:
+    gauge, shard = Kind.GAUGE, ("shard",)
+    yield Metric("outbox_entries", gauge, "Entries in the outbox, persisted ones included.", shard)
+    yield Metric(
+        "outbox_pending", gauge, "Entries that wait to be persisted: the cursor's lag.", shard
+    )
+    yield Metric(
+        "outbox_lag_seconds",
+        gauge,
+        "Age of the oldest entry that is not persisted, 0 when none waits.",
+        shard,
+    )
+    yield Metric(
+        "issued_entries_total",
+        Kind.COUNTER,
+        "Entries of this epoch: its rate is what the drain has to keep up with.",
+        shard,
+    )
+    yield Metric("redis_memory_bytes", gauge, "Memory that Redis uses.")
+    yield Metric("redis_memory_limit_bytes", gauge, "Its `maxmemory`, 0: none.")
+
+
+def _of_postgresql() -> Iterator[Metric]:
+    gauge, shard, duty = Kind.GAUGE, ("shard",), ("duty",)
+    yield Metric(
+        "persisted_entries_total",
+        Kind.COUNTER,
+        "Entries of this epoch that the ledger has: its rate is the drain rate.",
+        shard,
+    )
+    yield Metric("shard_epoch", gauge, "Counts up with each recovery of Redis.", shard)
+    yield Metric("shard_stopped", gauge, "1: the persister must not go on by itself.", shard)
+    yield Metric("frozen_quotas", gauge, "Quotas that are frozen.")
+    yield Metric("quarantined_entries", gauge, "Entries in quarantine that nobody has resolved.")
+    yield Metric(
+        "open_promises",
+        gauge,
+        "What the ledger promised and Redis was not seen to have: `grant`, `refund`, `transfer`,"
+        " `repair`.",
+        ("kind",),
+    )
+    yield Metric(
+        "oldest_promise_seconds", gauge, "Age of the oldest of them, 0 when there is none."
+    )
+    yield Metric("duty_age_seconds", gauge, "Time since the duty ended last.", duty)
+    yield Metric("duty_late", gauge, "1: it should have been done by now.", duty)
+    yield Metric("duty_failed", gauge, "1: it failed the last time, or found a fault.", duty)
+    yield Metric(
+        "drifting_quotas",
+        gauge,
+        "Quotas that differed between Redis and the ledger at the last reconciliation; nothing"
+        " before the first one.",
+    )
+
+
+def _deployment() -> Iterator[Metric]:
+    yield Metric(
+        "up",
+        Kind.GAUGE,
+        "1: this part of the look was answered in time. Without it, its numbers are missing.",
+        ("part",),
+    )
+    yield Metric("look_seconds", Kind.GAUGE, "How long this part of the look took.", ("part",))
+    yield from _of_redis()
+    yield from _of_postgresql()
+    machine = "of this machine's spool"
+    yield Metric("spool_waiting", Kind.GAUGE, f"Operations {machine} that wait for Redis.")
+    yield Metric("spool_refused", Kind.GAUGE, f"Operations {machine} that can never be replayed.")
+    yield Metric("spool_oldest_seconds", Kind.GAUGE, f"Age of the oldest {machine} that waits.")
+    chosen = "of a quota that `QUOTA_ENGINE_METRICS_QUOTAS` names"
+    for name, text in (
+        ("quota_balance", f"Balance {chosen}, in units of its type."),
+        ("quota_held", f"Held {chosen}."),
+        ("quota_spendable", f"Spendable {chosen}; `+Inf`: unlimited."),
+    ):
+        yield Metric(name, Kind.GAUGE, text, ("account", "quota_type"))
+
+
+#: What the worker's endpoint exports. Those of Redis and PostgreSQL are of the whole deployment.
+DEPLOYMENT = tuple(_deployment())

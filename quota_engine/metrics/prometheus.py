@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Protocol
 
-from quota_engine.errors import InvalidArgumentError
 from quota_engine.metrics.collector import Metrics
 from quota_engine.metrics.described import CLIENT, PREFIX, Kind, Metric, Sample, Timings
 from quota_engine.metrics.model_calls import COUNTERS
@@ -29,9 +28,7 @@ try:
     from prometheus_client.core import Metric as Family
     from prometheus_client.registry import Collector
 except ImportError as missing:
-    raise InvalidArgumentError(
-        "metrics need the extra: pip install 'quota-engine[metrics]'"
-    ) from missing
+    raise ImportError("metrics need the extra: pip install 'quota-engine[metrics]'") from missing
 
 Labels = tuple[str, ...]
 

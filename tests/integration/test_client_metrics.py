@@ -53,7 +53,7 @@ async def test_each_outcome_is_counted_once(call: Engines) -> None:
         ("debit_used", "admitted", "new"): 1,
         ("has_quota", "admitted", "new"): 1,
     }
-    assert found[key("shortfall_units_total", operation="debit_used")] == 5
+    assert found[key("shortfall_units_total", quota_type=TYPE)] == 5
     assert found[key("call_seconds_count", operation="debit")] == 4
     assert found[key("resent_total", outcome="restored")] == 0
 

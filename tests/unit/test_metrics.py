@@ -88,7 +88,7 @@ def test_a_replayed_charge_counts_no_shortfall_again() -> None:
         OPERATION, 0.001, errors.QuotaInsufficientError("a", "b", required=2, available=1)
     )
     values = {(each.name, *each.labels.values()): each.value for each in metrics.samples()}
-    assert values["shortfall_units_total", OPERATION] == 3
+    assert values["shortfall_units_total", "text_token"] == 3
     assert metrics.calls(OPERATION) == 1
     assert metrics.calls(OPERATION, "admitted", "replayed") == 1
     assert metrics.calls(OPERATION, "refused", "insufficient") == 1
