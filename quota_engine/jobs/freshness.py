@@ -1,4 +1,4 @@
-"""Is what the workers do by the clock done? Rules over the rows of duties; no I/O."""
+"""Is what the workers do by the clock done? Rules over rows of the ledger; no I/O."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from datetime import datetime, timedelta
 
 from quota_engine.jobs.schedule import DUTIES
 from quota_engine.ledger.duties import DutyRun
+from quota_engine.ledger.gauges import Promises
 from quota_engine.settings import Settings
 
 RECONCILE = "reconcile"
+#: Workers keep a promise within seconds of its caller's giving up.
+PROMISE_LATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +54,14 @@ def duties_health(
             outcome="" if run is None else run.outcome,
             is_ok=run is None or run.is_ok,
         )
+
+
+def late_promises(promises: Sequence[Promises]) -> Iterator[str]:
+    """Yield what to say of refunds and transfers that are late; doctor has grants elsewhere."""
+    for promised in promises:
+        is_late = promised.oldest_seconds > PROMISE_LATE_SECONDS
+        if promised.kind in {"refund", "transfer"} and is_late:
+            yield (
+                f"{promised.count} {promised.kind}s were promised and not seen to be made, the"
+                f" oldest for {promised.oldest_seconds:.0f} s"
+            )

@@ -19,11 +19,12 @@ from sqlalchemy import text
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
-from quota_engine.jobs.freshness import DutyHealth, duties_health
+from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
 from quota_engine.jobs.pinned import PinnedConnection
+from quota_engine.jobs.schedule import drifting
 from quota_engine.jobs.server_check import check_server, read_info
-from quota_engine.ledger import Ledger, duties, epochs, listing
+from quota_engine.ledger import Ledger, duties, epochs, gauges, listing
 from quota_engine.ledger.connection import answering
 from quota_engine.ledger.migrate import newest, revision_of
 from quota_engine.ledger.shards import read_deployment
@@ -208,6 +209,7 @@ def _examine_ledger(health: Health, ledger: Ledger) -> None:
     health.deployment_id = None if recorded is None else recorded.deployment_id
     with ledger.transaction() as sql:
         found = listing.attention(sql, FROZEN_SHOWN)
+        promises = gauges.open_promises(sql)
     health.numbers["frozen_quotas"] = found.frozen_count
     health.numbers["quarantined_entries"] = found.quarantined
     health.numbers["late_intents"] = found.intents
@@ -224,6 +226,10 @@ def _examine_ledger(health: Health, ledger: Ledger) -> None:
     if found.quarantined:
         message = f"{found.quarantined} entries are in quarantine: they did not fit the ledger"
         health.note("quarantine", message, "run `quota-engine quarantine list`")
+    health.numbers["open_promises"] = sum(promised.count for promised in promises)
+    health.facts["promises"] = f"{sum(promised.count for promised in promises)} open"
+    for late in late_promises(promises):
+        health.note("promises", late, "run `quota-engine worker`, which keeps them")
     if found.repairs:
         message = f"{found.repairs} repairs were begun over a minute ago and not finished"
         health.note("repairs", message, "run `quota-engine reconcile --repair`, which ends them")
@@ -328,6 +334,10 @@ def _examine_duties(health: Health, ledger: Ledger, settings: Settings) -> None:
             return
         now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
         runs = duties.read_runs(sql)
+    differ = drifting(runs)
+    if differ is not None:
+        health.numbers["drifting_quotas"] = differ
+        health.facts["drift"] = f"{differ} quotas differed at the last reconciliation"
     health.duties = list(duties_health(runs, deployment.created_at, settings, now))
     for duty in health.duties:
         if duty.is_late:

@@ -145,6 +145,45 @@ def test_what_needs_somebody_is_told(cli: Cli, database_url: str) -> None:
     assert said.endswith("something needs you\n")
 
 
+def test_a_refund_that_was_promised_and_not_made_is_told_when_it_is_late(
+    cli: Cli, database_url: str
+) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    cli.done("ledger", "drain")
+    promise = (
+        "INSERT INTO refunds"
+        " (account, quota_type, refund_id, operation_id, amount, parts, grace_ms, intended_at)"
+        " VALUES ('user:42', 'text_token', '{}', 'op', 1, '', 0, now() - interval '{}')"
+    )
+    run_sql(database_url, promise.format("refund-1", "1 s"))
+    assert codes(cli, 0) == []
+    assert cli.json("doctor")["facts"]["promises"] == "1 open"
+    run_sql(database_url, promise.format("refund-2", "1 h"))
+    assert codes(cli, 1) == ["promises"]
+    assert "2 refunds were promised and not seen to be made" in cli.run("doctor").out
+
+
+def reconciled(cli: Cli) -> None:
+    """Have the workers' reconciliation done once."""
+    with cli.engine() as engine:
+        scheduler = Scheduler(engine.deployment)
+        scheduler.run(next(duty for duty in DUTIES if duty.name == "reconcile"))
+        scheduler.close()
+
+
+def test_the_drift_of_the_last_reconciliation_is_told(cli: Cli, client: redis.Redis) -> None:
+    cli.done("grants", "issue", "user:42", "text_token", "5")
+    assert "drift" not in cli.json("doctor")["facts"]
+    reconciled(cli)
+    assert cli.json("doctor")["facts"]["drift"].startswith("0 quotas differed")
+    (key,) = client.keys("*quota:user:42|text_token")
+    client.hset(key, "remaining", 6)
+    reconciled(cli)
+    found = cli.json("doctor", code=1)
+    assert found["facts"]["drift"].startswith("1 quotas differed")
+    assert "duty" in {problem["code"] for problem in found["problems"]}
+
+
 def test_entries_that_wait_too_long_are_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli.done("grants", "issue", "user:42", "text_token", "5")
     monkeypatch.setenv("QUOTA_ENGINE_DRAIN_LATE_SECONDS", "0.001")
