@@ -8,7 +8,7 @@ below them, know only this. Every method may block.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 from quota_engine.batches import Batch
@@ -38,6 +38,7 @@ from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
 from quota_engine.recorded import RecordedCall, UsageQuery
 from quota_engine.reminders import Reminder, ReminderQuery
+from quota_engine.reporting import Piece, ReportQuery, Timed
 from quota_engine.statements import Period, Statement
 from quota_engine.subscribing import Begin, Done, Subscription, SubscriptionChange, Wanted
 
@@ -146,11 +147,25 @@ class ReminderStore(Protocol):
     def mark_delivered(self, reminder: Reminder) -> None: ...
 
 
+class ReportStore(Protocol):
+    """The daily sums of usage records in PostgreSQL. Days are UTC."""
+
+    def read_sums(self, query: ReportQuery) -> tuple[Sequence[Piece], Sequence[Timed]]:
+        """Return what a report is made of; what records wait to be summed is summed first."""
+
+    def days(self, since: date | None, until: date | None) -> Sequence[date]: ...
+    def rebuild_day(self, day: date) -> int: ...
+    def wrong_on(self, day: date) -> Sequence[str]: ...
+    def first_day(self, quota: QuotaName) -> date | None: ...
+
+
 class StatementStore(Protocol):
-    """Statements and grants from the ledger, as far as it was persisted."""
+    """Statements, reports and grants from the ledger, as far as it was persisted."""
 
     @property
     def reminders(self) -> ReminderStore: ...
+    @property
+    def reports(self) -> ReportStore: ...
     def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
     def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
         """Return PostgreSQL's now, and every grant of a quota with the state it has there."""

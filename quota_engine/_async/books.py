@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 from quota_engine import flows
 from quota_engine._async.calling import AsyncCalling
 from quota_engine._async.replaying import AsyncReplayer
+from quota_engine._async.reporting import AsyncReports
+from quota_engine._async.transport import AsyncTransport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_text
+from quota_engine.backing import Backing
 from quota_engine.commands import ReadBalance
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
@@ -20,6 +23,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.listed import ListedGrant, checked_grant_query, in_order, laid_over
 from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.reminders import Reminder, checked_reminder_query
+from quota_engine.settings import Settings
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
 from quota_engine.statements import Period, Statement, checked_period
@@ -29,7 +33,11 @@ log = logging.getLogger("quota_engine.reminders")
 
 
 class AsyncBooks(AsyncCalling):
-    """History, drain, reconciliation and schedule."""
+    """History, reports, drain, reconciliation and schedule."""
+
+    def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
+        super().__init__(transport, backing, settings)
+        self.reports = AsyncReports(transport, backing, settings)
 
     async def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""

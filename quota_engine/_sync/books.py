@@ -10,8 +10,11 @@ from datetime import datetime, timedelta
 from quota_engine import flows
 from quota_engine._sync.calling import Calling
 from quota_engine._sync.replaying import Replayer
+from quota_engine._sync.reporting import Reports
+from quota_engine._sync.transport import Transport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_text
+from quota_engine.backing import Backing
 from quota_engine.commands import ReadBalance
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
@@ -21,6 +24,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.listed import ListedGrant, checked_grant_query, in_order, laid_over
 from quota_engine.recorded import RecordedCall, checked_usage_query
 from quota_engine.reminders import Reminder, checked_reminder_query
+from quota_engine.settings import Settings
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
 from quota_engine.statements import Period, Statement, checked_period
@@ -30,7 +34,11 @@ log = logging.getLogger("quota_engine.reminders")
 
 
 class Books(Calling):
-    """History, drain, reconciliation and schedule."""
+    """History, reports, drain, reconciliation and schedule."""
+
+    def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
+        super().__init__(transport, backing, settings)
+        self.reports = Reports(transport, backing, settings)
 
     def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""

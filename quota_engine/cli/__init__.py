@@ -47,6 +47,9 @@ class Commands(LazyGroup):
             "quota_engine.cli.subscriptions:app", "Give accounts plans, change and end them."
         ),
         "codes": Entry("quota_engine.cli.codes:app", "Make redemption codes, and redeem them."),
+        "reports": Entry(
+            "quota_engine.cli.reports:app", "See what calls used and cost, and what is to come."
+        ),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."

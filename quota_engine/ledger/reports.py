@@ -46,13 +46,13 @@ class ReportTables:
             connection.execute(_AS_OF_NOW)
             return _pieces(connection, query), _timed(connection, query)
 
-    def rebuild(self, since: date | None, until: date | None) -> Any:
-        """Sum whole days again; yield each with its number of lines: see ``Rollups``."""
-        return self.rollups.rebuild(since, until)
+    def rebuild_day(self, day: date) -> int:
+        """Sum a whole day again; return its number of lines."""
+        return self.rollups.rebuild_day(day)
 
-    def check(self, since: date | None, until: date | None) -> Any:
-        """Yield each day with the accounts whose sums are wrong: see ``Rollups``."""
-        return self.rollups.check(since, until)
+    def wrong_on(self, day: date) -> Sequence[str]:
+        """Return the accounts whose sums of a day are not those of the records."""
+        return self.rollups.wrong_on(day)
 
     def days(self, since: date | None, until: date | None) -> Sequence[date]:
         """Return the days of a range that have anything."""

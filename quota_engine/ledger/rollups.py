@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from quota_engine.latencies import EDGES
 from quota_engine.ledger.ledger import Ledger
@@ -172,27 +172,35 @@ class Rollups:
         return count
 
     def rebuild(self, since: date | None, until: date | None) -> Iterator[tuple[date, int]]:
-        """
-        Sum whole days again, oldest first; yield each with its number of lines.
-
-        ``since`` counts, ``until`` does not; None: from the first record, to the last. A day is a
-        transaction; calls and workers go on.
-        """
+        """Sum the days of a range again, oldest first; yield each with its number of lines."""
         for day in self.days(since, until):
-            with self._ledger.transaction() as connection:
-                lock_named(connection, LOCK)
-                connection.execute(_FORGET_DAY, {"day": day})
-                made = connection.execute(_SUM_DAY, {**_day(day), "edges": list(EDGES)})
-            yield day, made.rowcount
+            yield day, self.rebuild_day(day)
+
+    def rebuild_day(self, day: date) -> int:
+        """Sum a whole day again; return its number of lines. Calls and workers go on."""
+        with self._ledger.transaction() as connection:
+            lock_named(connection, LOCK)
+            connection.execute(_FORGET_DAY, {"day": day})
+            made = connection.execute(_SUM_DAY, {**_day(day), "edges": list(EDGES)})
+        return made.rowcount
 
     def check(self, since: date | None, until: date | None) -> Iterator[tuple[date, list[str]]]:
         """Yield each day with the accounts whose sums are not those of the records."""
         for day in self.days(since, until):
-            with self._ledger.transaction() as connection:
-                yield day, _different(connection, day)
+            yield day, self.wrong_on(day)
+
+    def wrong_on(self, day: date) -> list[str]:
+        """Return the accounts whose sums of a day are wrong, as of one instant."""
+        with self._ledger.transaction() as connection:
+            asked = {**_day(day), "day": day, "edges": list(EDGES)}
+            return list(connection.execute(_DIFFERENT, asked).scalars())
 
     def days(self, since: date | None, until: date | None) -> list[date]:
-        """Return the days of a range: those between the first and the last that has anything."""
+        """
+        Return the days of a range, as far as there is anything to sum.
+
+        ``since`` counts, ``until`` does not; None: from the first record, to the last.
+        """
         with self._ledger.transaction() as connection:
             first, last = connection.execute(_RANGE).one()
         if first is None:
@@ -200,11 +208,6 @@ class Rollups:
         begin = first if since is None else max(since, first)
         end = last + timedelta(days=1) if until is None else min(until, last + timedelta(days=1))
         return [begin + timedelta(days=number) for number in range(max((end - begin).days, 0))]
-
-
-def _different(connection: Connection, day: date) -> list[str]:
-    asked = {**_day(day), "day": day, "edges": list(EDGES)}
-    return list(connection.execute(_DIFFERENT, asked).scalars())
 
 
 def _day(day: date) -> dict[str, int]:

@@ -1,0 +1,179 @@
+"""Reports, as the engine's callers see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from quota_engine import flows
+from quota_engine._async.transport import AsyncTransport
+from quota_engine.amounts import checked_amount
+from quota_engine.arguments import checked_quota
+from quota_engine.backing import Backing, ReportStore
+from quota_engine.commands import ReadBalance
+from quota_engine.forecasts import Forecast, forecast
+from quota_engine.ids import checked_account
+from quota_engine.instants import from_ms
+from quota_engine.keys import QuotaName
+from quota_engine.reporting import ReportQuery, UsageReport, checked_report_query, usage_report
+from quota_engine.settings import Settings
+from quota_engine.statements import Period
+from quota_engine.trends import (
+    AccountStatistics,
+    Trend,
+    account_statistics,
+    checked_trend_query,
+    trend,
+)
+from quota_engine.waiting import in_thread
+
+
+class AsyncReports:
+    """
+    What calls used and cost, from the daily sums in PostgreSQL.
+
+    Days are UTC; ``since`` counts, ``until`` does not. What is still on its way to the ledger is
+    in no report yet: ``drain`` first, where the last second matters. Raises
+    ``InvalidArgumentError`` for what cannot be meant.
+    """
+
+    def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
+        self._transport = transport
+        self._backing = backing
+        self._settings = settings
+
+    async def usage(
+        self,
+        by: str | Sequence[str] = (),
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        **asked: Any,
+    ) -> UsageReport:
+        """
+        Return sums by any of day, month, account, team, provider, model and the like.
+
+        Filters: ``account``, ``team`` (accounts below a path), ``provider``, ``model``,
+        ``quota_type``, ``usage_type``, ``status``, ``currency``. ``team_depth``: how many parts of
+        the path name a team. ``order_by``: calls, cost or consumed, the latter two with ``unit``,
+        a currency or quota type; ``limit``: so many rows, ``.total`` is of all. See
+        ``quota_engine.reporting``.
+        """
+        query = checked_report_query(by=by, since=since, until=until, **asked)
+        return await self._report(query)
+
+    async def top(
+        self,
+        by: str = "account",
+        *,
+        unit: str | None = None,
+        order_by: str = "cost",
+        limit: int = 10,
+        **asked: Any,
+    ) -> UsageReport:
+        """
+        Return who spends most: in ``unit``, a currency, or with ``order_by="consumed"`` a type.
+
+        The same as ``usage`` in that order; ``.total`` is of all, not of the rows alone.
+        """
+        return await self.usage(by, unit=unit, order_by=order_by, limit=limit, **asked)
+
+    async def trend(
+        self, by: str | Sequence[str] = (), *, since: date, until: date, **asked: Any
+    ) -> Sequence[Trend]:
+        """Return a period beside the one of the same length before it, and how that changed."""
+        now, before = checked_trend_query(by=by, since=since, until=until, **asked)
+        return trend(await self._report(now), await self._report(before))
+
+    async def forecast(self, account: str, quota_type: str, *, days: int = 7) -> Forecast:
+        """
+        Return when a quota runs dry, at the pace of the last ``days`` whole days and of today.
+
+        A younger use is measured from its first day on. Reads Redis for the balance.
+        """
+        quota = checked_quota(account, quota_type, self._settings)
+        span = checked_amount(days, name="days")
+        balance = await self._transport.drive(flows.settled(ReadBalance(quota=quota)))
+        now = await self._now(quota)
+        begin = now.date() - timedelta(days=min(span, 36_500))
+        report = await self.usage(since=begin, account=quota.account, quota_type=quota.quota_type)
+        first = await in_thread(self._store.first_day, quota)
+        since = max(begin, first or now.date())
+        consumed = report.total.consumed.get(quota.quota_type, 0)
+        midnight = datetime(since.year, since.month, since.day, tzinfo=UTC)
+        return forecast(balance, now, consumed, midnight)
+
+    async def account(
+        self, account: str, *, since: date | None = None, until: date | None = None
+    ) -> Sequence[AccountStatistics]:
+        """
+        Return what an account was granted, used and has of each quota type, and its calls' rates.
+
+        ``since`` to ``until``: this period; by default the current month in UTC. An unknown
+        account has none.
+        """
+        name = checked_account(account)
+        await self._transport.connect()
+        store = self._backing.statement_store
+        found = []
+        for quota_type in await in_thread(store.quota_types_of, name):
+            quota = QuotaName(name, quota_type)
+            await self._transport.drive(flows.booked(quota))
+            balance = await self._transport.drive(flows.settled(ReadBalance(quota=quota)))
+            ever = await in_thread(store.read_statement, quota, Period(None, None))
+            begin = since or (await self._now(quota)).date().replace(day=1)
+            report = await self.usage(
+                since=begin, until=until, account=name, quota_type=quota_type
+            )
+            found.append(account_statistics(ever, balance, report))
+        return found
+
+    async def rebuild(
+        self,
+        since: date | None = None,
+        until: date | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """
+        Sum whole days again; return how many lines they have. They come out the same.
+
+        Needed only after somebody has edited them: see ``check``. A day is a transaction; calls
+        and workers go on. ``progress`` is told after each day how many of how many are done.
+        """
+        query = checked_report_query(since=since, until=until)
+        days = await in_thread(self._store.days, query.since, query.until)
+        lines = 0
+        for done, day in enumerate(days, 1):
+            lines += await in_thread(self._store.rebuild_day, day)
+            if progress is not None:
+                progress(done, len(days))
+        return lines
+
+    async def check(
+        self, since: date | None = None, until: date | None = None
+    ) -> Sequence[tuple[date, Sequence[str]]]:
+        """Return the days on which sums are not those of the records, with their accounts."""
+        query = checked_report_query(since=since, until=until)
+        found = []
+        for day in await in_thread(self._store.days, query.since, query.until):
+            if accounts := await in_thread(self._store.wrong_on, day):
+                found.append((day, accounts))
+        return found
+
+    @property
+    def _store(self) -> ReportStore:
+        return self._backing.statement_store.reports
+
+    async def _report(self, query: ReportQuery) -> UsageReport:
+        pieces, timed = await in_thread(self._store.read_sums, query)
+        return usage_report(query, pieces, timed)
+
+    async def _now(self, quota: QuotaName) -> datetime:
+        """Return the client's clock, or PostgreSQL's."""
+        now_ms = self._transport.now_ms()
+        if now_ms is not None:
+            return from_ms(now_ms)
+        now: datetime = (await in_thread(self._backing.statement_store.read_grants, quota))[0]
+        return now.astimezone(UTC)
