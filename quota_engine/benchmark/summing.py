@@ -33,7 +33,7 @@ SELECT format('acme/team-%s/user-%s', n % 20, n % 1000), 'text_token', :first + 
     'provider-' || n % 2, 'model-' || n % 6, 80 + n % 800, n % 80, 20 + n % 100,
     0.000001 * (n % 977), CASE WHEN n % 2 = 0 THEN 'USD' ELSE 'CNY' END, 300 + n % 900,
     50 + (n * 7919) % 20000
-FROM generate_series(1, :records) AS n
+FROM generate_series(1, CAST(:records AS bigint)) AS n
 """
 
 
