@@ -98,6 +98,8 @@ WITH asked AS (
 )
 SELECT account, day FROM asked
 """)
+_LAST_CHANGE = text("SELECT max(id) FROM usage_changes")
+_IS_DONE = text("SELECT NOT EXISTS (SELECT 1 FROM usage_changes WHERE id <= :last)")
 _FORGET = text("""
 DELETE FROM daily_costs d
 USING unnest(CAST(:accounts AS text[]), CAST(:days AS date[])) AS asked (account, day)
@@ -165,10 +167,19 @@ class Rollups:
         return len(taken)
 
     def roll_up_all(self) -> int:
-        """Sum all that waits now; return how many days of accounts that was."""
+        """
+        Sum all that waits now; return how many days of accounts that was.
+
+        What comes meanwhile may wait on, so this ends however quickly records come.
+        """
+        with self._ledger.transaction() as connection:
+            last = connection.execute(_LAST_CHANGE).scalar_one()
         count = 0
-        while taken := self.roll_up():
-            count += taken
+        while last is not None:
+            count += self.roll_up()
+            with self._ledger.transaction() as connection:
+                if connection.execute(_IS_DONE, {"last": last}).scalar_one():
+                    break
         return count
 
     def rebuild(self, since: date | None, until: date | None) -> Iterator[tuple[date, int]]:

@@ -215,6 +215,27 @@ def test_many_who_sum_at_once_while_records_come_leave_nothing_out(ledger: Ledge
         assert sql.execute(text("SELECT sum(calls) FROM daily_costs")).scalar_one() == 60
 
 
+def test_summing_ends_however_quickly_records_come(ledger: Ledger) -> None:
+    """A record comes with every page; what waited at first is summed, and that is all."""
+    rollups, pages = Rollups(ledger), 0
+    roll_up = rollups.roll_up
+
+    def busy() -> int:
+        nonlocal pages
+        pages += 1
+        assert pages < 10
+        with ledger.transaction() as sql:
+            insert(sql, f"user:{pages}", SECOND_MS, 0)
+        return roll_up(page=1)
+
+    with ledger.transaction() as sql:
+        insert(sql, ANN, SECOND_MS, 1)
+        insert(sql, BEN, SECOND_MS, 1)
+    rollups.roll_up = busy  # type: ignore[method-assign]
+    assert rollups.roll_up_all() == 2
+    assert waiting(ledger) == 2
+
+
 def test_who_is_killed_while_summing_leaves_the_work_to_the_next(
     ledger: Ledger, database_url: str
 ) -> None:
