@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from sqlalchemy import Connection
 
 from quota_engine import flows
-from quota_engine.commands import ReadBalance, RecordRepair
+from quota_engine.commands import DebitUsed, ReadBalance, RecordRepair, TransferOut
 from quota_engine.commands.arguments import details_text
 from quota_engine.commands.reconcile import DropQuota, SnapshotQuota, Snapshotted
 from quota_engine.errors import (
@@ -38,6 +38,7 @@ from quota_engine.errors import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
+from quota_engine.events import CANCELLED
 from quota_engine.jobs import crash_points
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.thaw_rules import Decision, Fate, Known, cause_of, decide, entry_of
@@ -46,6 +47,7 @@ from quota_engine.ledger import epochs, intents, quarantine
 from quota_engine.ledger.history import QuotaHead
 from quota_engine.ledger.quarantine import Quarantined, Repair
 from quota_engine.ledger.shards import lock_shard
+from quota_engine.ledger.snapshots import find_operation
 from quota_engine.outbox import Outbox
 
 log = logging.getLogger("quota_engine.thaw")
@@ -314,9 +316,36 @@ def _applied(driver: Driver, decision: Decision) -> Decision:
         OperationCancelledError,
         QuotaInsufficientError,
     ) as error:
+        if (charge := _charge_of_arrived(driver, decision)) is not None:
+            driver.drive(flows.settled(charge))
+            return replace(decision, why="it has arrived and cannot leave again: it is charged")
         log.error("%s cannot be applied again: %s", decision.quarantined.id, error)
         return replace(decision, fate=Fate.REFUSED, why=str(error))
     return decision
+
+
+def _charge_of_arrived(driver: Driver, decision: Decision) -> DebitUsed | None:
+    """
+    Return the charge that stands for units that cannot leave again, if they have arrived.
+
+    In one shard both entries were written at once, and only the leaving may be in quarantine. Its
+    units were told of, like those of a capture: taken from what is there, else owed.
+    """
+    command, entry = decision.command, decision.entry
+    if not isinstance(command, TransferOut) or entry is None:
+        return None
+    transfer = command.transfer
+    with driver.ledger.transaction() as sql:
+        arrival = find_operation(sql, transfer.target, transfer.arrival_id)
+    if arrival is None or arrival.fingerprint == CANCELLED:
+        return None
+    return DebitUsed(
+        quota=command.quota,
+        operation_id=entry.operation_id,
+        amount=entry.amount,
+        fingerprint_before=entry.fingerprint,
+        details=entry.details,
+    )
 
 
 def _write_entry(driver: Driver, repair: Repair) -> int:

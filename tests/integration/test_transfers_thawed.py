@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from quota_engine import QuotaEngine
-from quota_engine.commands import Transfer, TransferQuota
+from quota_engine.commands import (
+    Command,
+    Debit,
+    GrantTerms,
+    IssueGrant,
+    Transfer,
+    TransferOut,
+    TransferQuota,
+)
+from quota_engine.jobs.running import run_command
 from quota_engine.jobs.thaw import thaw
 from tests.deployments import SETTINGS, Deployment
 from tests.frozen import ORDER, OTHER, TOKENS, check, drain, driver_of, fates, forge
@@ -56,3 +67,66 @@ def test_what_arrived_in_a_quota_in_doubt_arrives_again(
             engine.run_schedule()
     assert (deployment.balance(TOKENS).balance, deployment.balance(OTHER).balance) == (1030, 20)
     check(deployment)
+
+
+def test_what_arrived_and_cannot_leave_again_is_charged(redis_url: str, database_url: str) -> None:
+    """The arrival stands and was spent, the grant it came from has ended before it was mended."""
+    an_hour_ago = time.time_ns() // 1_000_000 - 3_600_000
+    ended = GrantTerms(amount=1000, source="purchase", expires_at_ms=an_hour_ago + 1_000_000)
+    kept = GrantTerms(amount=60, source="purchase")
+    transfer = Transfer(transfer_id="t", source=TOKENS, target=OTHER, amount=100)
+    with Deployment(redis_url, database_url) as deployment:
+        deployment.open()
+        for quota in (TOKENS, OTHER):
+            deployment.hydrate(quota)
+        issues = (
+            IssueGrant(quota=TOKENS, grant_id="grant-a", terms=ended),
+            IssueGrant(quota=TOKENS, grant_id="grant-b", terms=kept),
+        )
+        for command in issues:
+            run_command(deployment.redis, deployment.opened, command, now_ms=an_hour_ago)
+        drain(deployment)
+        forge(deployment, operation_id="grant-b")
+        moves: tuple[Command[Any], ...] = (
+            TransferQuota(quota=TOKENS, transfer=transfer),
+            Debit(quota=OTHER, operation_id="spent", amount=100),
+        )
+        for move in moves:
+            run_command(deployment.redis, deployment.opened, move, now_ms=an_hour_ago + 1)
+        drain(deployment)
+        assert "t" not in deployment.operations(TOKENS)
+        report = thaw(driver_of(deployment), TOKENS, ORDER)
+        assert ("t", "again") in fates(report)
+        drain(deployment)
+        charged = deployment.ledger.history(TOKENS)
+        (left,) = (row.entry for row in charged if row.entry.operation_id == "t")
+        assert (left.kind, left.amount, left.shortfall) == ("quota.debited", 100, 40)
+        assert (deployment.balance(TOKENS).balance, deployment.balance(OTHER).balance) == (0, 0)
+        check(deployment)
+    with QuotaEngine.open(redis_url, database_url, shards=SETTINGS.shards) as engine:
+        names = (TOKENS.account, OTHER.account, TOKENS.quota_type)
+        assert engine.transfer(*names, 100, "t").replayed
+        assert engine.read_balance(OTHER.account, OTHER.quota_type).balance == 0
+
+
+def test_what_cannot_leave_again_and_never_arrived_stays_refused(
+    redis_url: str, database_url: str
+) -> None:
+    """Nothing stands of it, so nothing is charged."""
+    an_hour_ago = time.time_ns() // 1_000_000 - 3_600_000
+    ended = GrantTerms(amount=1000, source="purchase", expires_at_ms=an_hour_ago + 1_000_000)
+    transfer = Transfer(transfer_id="t", source=TOKENS, target=OTHER, amount=100)
+    with Deployment(redis_url, database_url) as deployment:
+        deployment.open()
+        deployment.hydrate(TOKENS)
+        issue = IssueGrant(quota=TOKENS, grant_id="grant-a", terms=ended)
+        run_command(deployment.redis, deployment.opened, issue, now_ms=an_hour_ago)
+        drain(deployment)
+        forge(deployment, operation_id="grant-a")
+        leave = TransferOut(quota=TOKENS, transfer=transfer)
+        run_command(deployment.redis, deployment.opened, leave, now_ms=an_hour_ago + 1)
+        drain(deployment)
+        assert ("t", "refused") in fates(thaw(driver_of(deployment), TOKENS, ORDER))
+        drain(deployment)
+        assert "t" not in deployment.operations(TOKENS)
+        check(deployment)
