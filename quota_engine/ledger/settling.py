@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, tuple_, update
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, tuple_, update
 
 from quota_engine.chain import INTENT
 from quota_engine.commands import IssueGrant
@@ -83,7 +83,9 @@ class SettlingTables(PlanTables):
             plans.update(read_plans(connection, {(one.plan, one.version) for one in due}))
             _take_returns(connection, row, [one for one in due if one.returns_at], now)
             promised = [
-                *_forgiven(connection, [one for one in due if _has_come(one.forgive_at, now)]),
+                *_forgiven(
+                    connection, [one for one in due if _has_come(one.forgive_at, now)], now
+                ),
                 *_rolled_over(
                     connection,
                     standing,
@@ -188,8 +190,12 @@ def _voided_in_all(connection: Connection, row: Row[Any]) -> int:
     return int(total)
 
 
-def _forgiven(connection: Connection, rows: Sequence[Row[Any]]) -> list[Promise]:
-    """Return the grants that make up for what periods paid of debts when they began."""
+def _forgiven(connection: Connection, rows: Sequence[Row[Any]], now: datetime) -> list[Promise]:
+    """
+    Return the grants that make up for what periods paid of debts when they began.
+
+    What a period left of a debt counts with it, unless a later one has met it, and forgives it.
+    """
     found = []
     for row in rows:
         quota = QuotaName(row.account, row.quota_type)
@@ -199,10 +205,48 @@ def _forgiven(connection: Connection, rows: Sequence[Row[Any]]) -> list[Promise]
             if entry is None or not entry.movements:
                 continue
         kept = sum(move.remaining for move in entry.movements if move.grant_id == row.grant_id)
-        made_up = forgiven(_promise_of(row), row.amount - kept + entry.debt)
+        left = entry.debt
+        if left and _is_met_later(connection, row, entry.version, now):
+            left = 0
+        made_up = forgiven(_promise_of(row), row.amount - kept + left)
         if made_up is not None:
             found.append(made_up)
     return found
+
+
+def _is_met_later(connection: Connection, row: Row[Any], version: int, now: datetime) -> bool:
+    """Tell whether another forgiving period of the quota has begun after an entry."""
+    entry, other, made_up = ledger_entries, _TABLE.alias(), _TABLE.alias()
+    forgives = or_(
+        other.c.forgive_at.is_not(None),
+        exists().where(
+            made_up.c.subscription_id == other.c.subscription_id,
+            made_up.c.grant_id == other.c.grant_id + ":debt",
+        ),
+    )
+    query = select(
+        exists()
+        .where(
+            other.c.subscription_id.in_(
+                select(subscriptions.c.subscription_id).where(
+                    subscriptions.c.account == row.account
+                )
+            ),
+            other.c.quota_type == row.quota_type,
+            other.c.grant_id != row.grant_id,
+            other.c.kind == PERIOD,
+            other.c.starts_at <= now,
+            forgives,
+        )
+        .where(
+            entry.c.account == row.account,
+            entry.c.quota_type == row.quota_type,
+            entry.c.operation_id.in_([other.c.grant_id, other.c.grant_id + ":start"]),
+            entry.c.duplicate_of.is_(None),
+            entry.c.version > version,
+        )
+    )
+    return bool(connection.execute(query).scalar_one())
 
 
 def _rolled_over(

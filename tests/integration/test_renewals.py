@@ -185,6 +185,21 @@ async def test_a_debt_above_a_whole_period_is_forgiven_whole(user: Subscriber) -
     assert found.debt == 0
 
 
+async def test_a_debt_that_two_periods_meet_is_forgiven_once(user: Subscriber) -> None:
+    await user.define(debt="forgive")
+    await user.subscribe()
+    await user.subscribe(subscription_id="sub-2")
+    await user.call("set_overdraft_limit", ACCOUNT, TOKENS, 1000)
+    await user.use(350)  # more than either gives: one period leaves 50 of it to the other
+    await user.schedule(days=30)
+    await user.schedule(days=1, seconds=5)
+    assert await user.balance() == 200
+    await user.use(320)  # and a later debt is one of its own
+    await user.schedule(days=29)
+    await user.schedule(days=1)
+    assert await user.balance() == 200
+
+
 async def test_what_an_ended_subscription_leaves_is_not_rolled_over(user: Subscriber) -> None:
     await user.define(rollover="all")
     await user.subscribe()
