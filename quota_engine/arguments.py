@@ -68,7 +68,7 @@ def checked_span(span: object, *, name: str) -> timedelta:
     if not isinstance(span, timedelta) or not _MILLISECOND <= span <= SPAN_MAX:
         raise InvalidArgumentError(
             f"{name} must be a timedelta above 0 and at most {SPAN_MAX.days} days,"
-            f" not {span!r:.80}"
+            f" not {span if isinstance(span, timedelta) else repr(span)!s:.80}"
         )
     return span
 

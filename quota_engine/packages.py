@@ -109,7 +109,11 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundedLine:
-    """What was left of a line's grant, and was voided; what had been used before, in units."""
+    """
+    What was left of a line's grant, and was voided, in units.
+
+    ``used`` is all the rest: also what holds have, what went to others, what had expired.
+    """
 
     line: int
     package: str

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from quota_engine.arguments import SPAN_MAX
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
-from quota_engine.errors import InvalidArgumentError
+from quota_engine.errors import InvalidArgumentError, PackageNotFoundError
 
 packages = command_group("Define and list what is sold. No version is ever changed.")
 purchases = command_group("Take payments of orders, list them, and give them back.")
@@ -57,6 +58,7 @@ def define(
 
     Example: quota-engine packages define starter --type text_token --amount 1000000 --price 9.90
     """
+    valid_for = _days(valid_days)
     with opened_engine() as engine:
         made = engine.packages.define(
             name,
@@ -66,7 +68,7 @@ def define(
             currency=currency,
             bonus=bonus,
             original_price=original_price,
-            valid_for=None if valid_days is None else timedelta(days=valid_days),
+            valid_for=valid_for,
             per_user_limit=per_user_limit,
             priority=priority,
             sort_order=sort_order,
@@ -101,8 +103,9 @@ def history(name: Name, as_json: JsonFlag = False) -> None:
     """
     with opened_engine() as engine:
         found = engine.packages.history(name)
-    rows = [_row(package) for package in found]
-    print_rows(rows, PACKAGE, as_json=as_json, empty=f"there is no package {name}")
+    if not found:
+        raise PackageNotFoundError(f"there is no package {name}; `quota-engine packages list`")
+    print_rows([_row(package) for package in found], PACKAGE, as_json=as_json)
 
 
 @packages.command()
@@ -190,6 +193,16 @@ def refund(
         print_json(refunded)
     else:
         print_rows(refunded.lines, REFUNDED, as_json=False)
+
+
+def _days(days: float | None) -> timedelta | None:
+    """Return so many days; the engine says which it takes."""
+    try:
+        return None if days is None else timedelta(days=days)
+    except (ValueError, OverflowError):
+        raise InvalidArgumentError(
+            f"--valid-days must be above 0 and at most {SPAN_MAX.days}, not {days}"
+        ) from None
 
 
 def _row(package: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
+from quota_engine.errors import InvalidArgumentError, PlanNotFoundError
 
 app = command_group("Define and list what may be subscribed to. No version is ever changed.")
 
@@ -25,11 +26,15 @@ def amounts_of(pairs: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for pair in pairs:
         quota_type, _, units = pair.partition("=")
-        if not units.isdecimal() or quota_type in found:
-            raise typer.BadParameter(
-                f"say each quota type once, such as text_token=100000, not {pair!r}"
-            )
-        found[quota_type] = int(units)
+        try:
+            amount = int(units)
+        except ValueError:
+            raise InvalidArgumentError(
+                f"amounts are whole units of a type, such as text_token=100000, not {pair!r:.80}"
+            ) from None
+        if quota_type in found:
+            raise InvalidArgumentError(f"{quota_type} has two amounts; each type has one")
+        found[quota_type] = amount
     return found
 
 
@@ -73,9 +78,13 @@ def define(
     caps = {"min": rollover_min, "max": rollover_max, "periods": rollover_periods}
     given = {key: value for key, value in caps.items() if value is not None}
     if rollover not in ("none", "all", "caps"):
-        raise typer.BadParameter("--rollover is none, all or caps")
+        raise InvalidArgumentError(f"--rollover is none, all or caps, not {rollover!r:.80}")
     if given and rollover != "caps":
-        raise typer.BadParameter("--rollover-min, -max and -periods need --rollover caps")
+        raise InvalidArgumentError(
+            f"--rollover-min, -max and -periods contradict --rollover {rollover}; use caps"
+        )
+    if rollover == "caps" and not given:
+        raise InvalidArgumentError("--rollover caps needs --rollover-min, -max or -periods")
     with opened_engine() as engine:
         made = engine.plans.define(
             name,
@@ -135,8 +144,9 @@ def history(name: Name, as_json: JsonFlag = False) -> None:
     """
     with opened_engine() as engine:
         found = engine.plans.history(name)
-    rows = [_row(plan) for plan in found]
-    print_rows(rows, PLAN, as_json=as_json, empty=f"there is no plan {name}")
+    if not found:
+        raise PlanNotFoundError(f"there is no plan {name}; `quota-engine plans list`")
+    print_rows([_row(plan) for plan in found], PLAN, as_json=as_json)
 
 
 @app.command()

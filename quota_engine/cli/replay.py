@@ -54,7 +54,10 @@ Days = Annotated[
 
 @app.command()
 def replay(
-    trace: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    trace: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, readable=True, help="The calls: CSV."),
+    ],
     *,
     users: Annotated[int, typer.Option(min=1, max=100_000, help="Accounts of the run.")] = 200,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 4,
@@ -93,7 +96,9 @@ def replay(
     Exits with 0 only when every proof holds, with 3 when one does not.
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --users 200 --processes 4
+
     Example: quota-engine replay AzureLLMInferenceTrace_code.csv --restart-redis 20
+
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --days 40
     """
     from quota_engine.replay.costs import DEMO_PRICES, parse_prices

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from quota_engine.cli.lazy import command_group
-from quota_engine.cli.opening import opened_engine
+from quota_engine.cli.opening import opened_engine, parse_instant
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
-from quota_engine.errors import InvalidArgumentError
+from quota_engine.errors import SubscriptionNotFoundError
 
 app = command_group("Give accounts plans, change and end them, and see what was done.")
 
@@ -38,7 +37,7 @@ def subscribe(
     *,
     starts_at: Annotated[
         str | None,
-        typer.Option(help="Such as 2026-01-31T00:00:00+08:00. Default: now."),
+        typer.Option(help="Instant, such as 2026-01-31T00:00+08:00, or +7d. Default: now."),
     ] = None,
     time_zone: Annotated[str, typer.Option(help="Of its periods: Asia/Shanghai.")] = "UTC",
     subscription_id: Annotated[
@@ -53,7 +52,7 @@ def subscribe(
 
     Example: quota-engine subscriptions subscribe user:42 pro --time-zone Asia/Shanghai
     """
-    begins = None if starts_at is None else _instant(starts_at)
+    begins = parse_instant(starts_at, name="--starts-at")
     with opened_engine() as engine:
         made = engine.subscribe(
             account,
@@ -205,13 +204,8 @@ def history(subscription_id: Id, as_json: JsonFlag = False) -> None:
     """
     with opened_engine() as engine:
         found = engine.subscription_history(subscription_id)
-    print_rows(found, CHANGE, as_json=as_json, empty=f"nothing is known of {subscription_id}")
-
-
-def _instant(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        raise InvalidArgumentError(
-            f"--starts-at must be like 2026-01-31T00:00:00+08:00, not {text!r:.80}"
-        ) from None
+    if not found:
+        raise SubscriptionNotFoundError(
+            f"there is no subscription {subscription_id}; `quota-engine subscriptions list`"
+        )
+    print_rows(found, CHANGE, as_json=as_json)

@@ -113,6 +113,17 @@ def test_plans_by_command(
     assert "no plan is offered" in cli.done("plans", "list")
     assert "pro" in cli.done("plans", "list", "--all")
     assert cli.run("plans", "show", "basic").code == 1
-    for wrong in (("--rollover", "some"), ("--rollover-max", "5"), ("--amount", "image=x")):
-        assert cli.run("plans", "define", "bad", *pro, *wrong).code == 2
+    assert cli.run("plans", "history", "basic").code == 1
+    for wrong, why in (
+        (("--rollover", "some"), "--rollover is none, all or caps, not 'some'"),
+        (("--rollover-max", "5"), "contradict --rollover none; use caps"),
+        (("--rollover", "caps"), "--rollover caps needs --rollover-min, -max or -periods"),
+        (("--amount", "image=x"), "not 'image=x'"),
+        (("--amount", "image=4"), "image has two amounts"),
+        (("--amount", "audio=-5"), "amounts of audio must be from 1"),
+    ):
+        refused = cli.run("plans", "define", "bad", *pro, *wrong)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert why in refused.err
+    assert cli.run("plans", "show", "bad").code == 1
     assert cli.run("plans", "define", "bad", "--period", "age", "--amount", "image=3").code == 2

@@ -250,4 +250,10 @@ def test_packages_and_purchases_by_command(
     assert "no package is sold" in cli.done("packages", "list")
     assert "starter" in cli.done("packages", "list", "--all")
     assert "1" in cli.done("packages", "history", "starter")
+    assert cli.run("packages", "history", "bad").code == 1
     assert cli.run("packages", "define", "bad", *terms[:-4], "--price", "-1").code == 2
+    for days in ("0", "-2", "nan", "1e300"):
+        refused = cli.run("packages", "define", "bad", *terms[:-1], days)
+        assert (refused.code, refused.err.count("\n")) == (2, 1)
+        assert "at most 36500" in refused.err
+    assert cli.run("packages", "history", "bad").code == 1

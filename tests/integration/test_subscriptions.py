@@ -357,5 +357,9 @@ def test_subscriptions_by_command(
     assert cli.run("subscriptions", "resume", "sub-7").code == 1
     assert cli.run("subscriptions", "show", "sub-8").code == 1
     assert cli.run("subscriptions", "subscribe", ACCOUNT, "basic").code == 1
-    wrong = ("--starts-at", "soon")
-    assert cli.run("subscriptions", "subscribe", ACCOUNT, "pro", *wrong).code == 2
+    assert cli.run("subscriptions", "history", "sub-8").code == 1
+    for starts, why in (("soon", "is no instant"), ("2026-01-31T00:00", "has no time zone")):
+        wrong = ("--starts-at", starts, "--id", "sub-8")
+        refused = cli.run("subscriptions", "subscribe", ACCOUNT, "pro", *wrong)
+        assert (refused.code, why in refused.err) == (2, True)
+    assert cli.run("subscriptions", "show", "sub-8").code == 1
