@@ -110,15 +110,16 @@ class Order:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefundedLine:
     """
-    What was left of a line's grant, and was voided, in units.
+    What was left of a line's grant, and was voided; what had expired; what was used. In units.
 
-    ``used`` is all the rest: also what holds have, what went to others, what had expired.
+    ``used`` is all the rest: also what holds have, and what went to others.
     """
 
     line: int
     package: str
     grant_id: str
     voided: int
+    expired: int
     used: int
 
 

@@ -186,12 +186,15 @@ class Selling(Calling):
         quota = issue_of(line).quota
         command = VoidGrant(quota=quota, grant_id=line.grant_id, details=details_text(told))
         voided = self._transport.drive(flows.voided(command))
+        self._transport.drive(flows.booked(quota))
+        expired = in_place(self._store.expired_units, quota, line.grant_id)
         return RefundedLine(
             line=line.line,
             package=line.package,
             grant_id=line.grant_id,
             voided=voided,
-            used=line.units - voided,
+            expired=expired,
+            used=line.units - voided - expired,
         )
 
     def _now(self) -> datetime | None:

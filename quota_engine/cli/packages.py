@@ -27,7 +27,7 @@ LINE = (
     *("order_id", "line", "account", "package", "version", "quota_type", "units", "price"),
     *("currency", "state", "paid_at", "expires_at", "refunded_at"),
 )
-REFUNDED = ("line", "package", "voided", "used", "grant_id")
+REFUNDED = ("line", "package", "voided", "expired", "used", "grant_id")
 
 
 @packages.command()

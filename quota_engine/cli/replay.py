@@ -20,6 +20,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DRIFT_FOUND = 3
 
+Trace = Annotated[
+    Path, typer.Argument(exists=True, dir_okay=False, readable=True, help="The calls: CSV.")
+]
+OutputLimit = Annotated[int, typer.Option(min=1, max=10**9, help="Tokens held for each answer.")]
 Speed = Annotated[
     str, typer.Option(help="max, or how many times as fast as recorded, such as 10.")
 ]
@@ -54,10 +58,7 @@ Days = Annotated[
 
 @app.command()
 def replay(
-    trace: Annotated[
-        Path,
-        typer.Argument(exists=True, dir_okay=False, readable=True, help="The calls: CSV."),
-    ],
+    trace: Trace,
     *,
     users: Annotated[int, typer.Option(min=1, max=100_000, help="Accounts of the run.")] = 200,
     processes: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 4,
@@ -66,9 +67,7 @@ def replay(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first calls of the trace.")
     ] = None,
-    output_limit: Annotated[
-        int, typer.Option(min=1, max=10**9, help="Tokens held for each answer.")
-    ] = 1_000,
+    output_limit: OutputLimit = 1_000,
     promotions_last: PromotionsLast = 10.0,
     prices: Prices = None,
     restart_redis: RestartRedis = 0,

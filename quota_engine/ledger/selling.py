@@ -15,6 +15,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 
 from quota_engine.errors import PurchaseRefusedError
+from quota_engine.events import GRANT_EXPIRED
+from quota_engine.keys import QuotaName
 from quota_engine.ledger import sale_tables as tables
 from quota_engine.ledger.codes import CodeTables
 from quota_engine.ledger.ledger import Ledger
@@ -31,6 +33,7 @@ from quota_engine.ledger.orders import (
     pay_order,
     purchase_of,
 )
+from quota_engine.ledger.tables import ledger_entries
 from quota_engine.packages import (
     CANCELLED,
     PAID,
@@ -155,6 +158,18 @@ class SaleTables:
                 .order_by(table.c.ordered_at, table.c.order_id, table.c.line)
             )
             return [purchase_of(row) for row in rows]
+
+    def expired_units(self, quota: QuotaName, grant_id: str) -> int:
+        """Return how many units of a grant had expired when somebody gave it back."""
+        table = ledger_entries
+        query = select(func.coalesce(func.sum(table.c.amount), 0)).where(
+            table.c.account == quota.account,
+            table.c.quota_type == quota.quota_type,
+            table.c.kind == GRANT_EXPIRED,
+            table.c.subject == grant_id,
+        )
+        with self._ledger.transaction() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def close_order(self, order_id: str, *, state: str) -> Order:
         """Mark a paid order as refunded, or a pending one as cancelled."""

@@ -154,6 +154,15 @@ async def test_bad_terms_are_refused(
     assert await packages(call, "find", "starter") is None
 
 
+async def test_what_had_expired_is_not_reported_as_used(timed: Engines, clock: TestClock) -> None:
+    await packages(timed, "define", "starter", **{**STARTER, "valid_for": timedelta(days=1)})
+    await timed("purchase", ACCOUNT, "starter", "order-1")
+    await timed("debit", ACCOUNT, "text_token", 300_000)
+    clock.now += timedelta(days=2)
+    (line,) = (await timed("refund_purchase", "order-1")).lines
+    assert (line.voided, line.expired, line.used) == (0, 800_000, 300_000)
+
+
 async def test_a_refund_voids_what_is_left_and_says_what_was_used(call: Engines) -> None:
     await packages(call, "define", "starter", **STARTER)
     await call("purchase", ACCOUNT, "starter", "order-1")
