@@ -64,16 +64,21 @@ def worker(
 
 
 def _reached(seconds: float) -> Deployment:
-    """Return the deployment; stores that do not answer yet are waited for so long."""
+    """Return the open deployment; stores that do not answer yet are waited for so long."""
     from quota_engine.deployment import Deployment
     from quota_engine.errors import EngineUnavailableError
     from quota_engine.settings import Settings
 
     settings, until, said = Settings(), time.monotonic() + seconds, ""
     while True:
+        deployment = None
         try:
-            return Deployment(settings)
+            deployment = Deployment(settings)
+            deployment.reopen(None)
+            return deployment
         except EngineUnavailableError as error:
+            if deployment is not None:
+                deployment.close()
             if time.monotonic() >= until:
                 raise
             if str(error) != said:

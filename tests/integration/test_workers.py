@@ -215,6 +215,7 @@ def test_it_waits_for_stores_that_start_after_it(
         postgres_server.start()
         time.sleep(0.5)
         server.start()
+        worker.wait_until_it_runs()
         wait_until(lambda: pending(engine) == 0, "all is persisted")
         worker.terminate()
     assert "Traceback" not in worker.said()
