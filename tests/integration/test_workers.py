@@ -208,7 +208,7 @@ def test_it_waits_for_stores_that_start_after_it(
     engine: QuotaEngine, start: Start, server: ValkeyServer, postgres_server: PostgresServer
 ) -> None:
     engine.issue_grant("user:1", QUOTA_TYPE, 5)
-    postgres_server.kill()
+    postgres_server.stop()
     with start() as worker:
         wait_until(lambda: "waits to start: PostgreSQL" in worker.said(), "it notices")
         server.kill()
