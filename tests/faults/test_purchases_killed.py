@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from quota_engine import QuotaEngine
 from quota_engine.jobs.verify import verify
 
 pytestmark = pytest.mark.fault
+
+#: The steps that CI leaves to `make faults`.
+SLOW = partial(pytest.param, marks=pytest.mark.fault_slow)
 
 ACCOUNT, TYPE, ORDER = "user:42", "text_token", "order-1"
 PACK: dict[str, Any] = {"quota_type": TYPE, "amount": 100, "price": "9.90"}
@@ -69,7 +73,7 @@ def run_schedules(*engines: QuotaEngine) -> None:
         list(threads.map(lambda one: one.run_schedule(), engines))
 
 
-@pytest.mark.parametrize("step", ["before", "recorded", "one of two", "done"])
+@pytest.mark.parametrize("step", [SLOW("before"), "recorded", "one of two", SLOW("done")])
 def test_a_payment_is_granted_once_whoever_dies(
     redis_url: str, database_url: str, step: str
 ) -> None:
@@ -90,7 +94,9 @@ def test_a_payment_is_granted_once_whoever_dies(
         assert list(verify(engine.deployment.ledger)) == []
 
 
-@pytest.mark.parametrize("step", ["before", "one of two", "before the end", "done"])
+@pytest.mark.parametrize(
+    "step", [SLOW("before"), "one of two", SLOW("before the end"), SLOW("done")]
+)
 def test_a_purchase_is_given_back_once_whoever_dies(
     redis_url: str, database_url: str, step: str
 ) -> None:
