@@ -19,6 +19,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x SubscriptionNotFoundError no subscription by this id
   x SubscriptionRefusedError  it has ended, is paused, or its plan is not offered
   x TransferRefusedError      the other account can not take the units; they are back
+  x NotSeenError              a report on accounts that the viewer does not see
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -141,6 +142,10 @@ class CodeRefusedError(QuotaError):
 
 class TransferRefusedError(QuotaError):
     """The account that units were to arrive at cannot take them: they are back where they were."""
+
+
+class NotSeenError(QuotaError):
+    """The viewer sees its own account and those below it. Says nothing of whether others exist."""
 
 
 class PricingNotFoundError(QuotaError):

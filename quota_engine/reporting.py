@@ -19,6 +19,7 @@ from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_account, checked_quota_type
 from quota_engine.latencies import percentile_ms
 from quota_engine.prices.price import EXACT, plain
+from quota_engine.viewing import check_seen, checked_viewer
 
 #: What a report can be asked by. ``team``: the account's path without its last part.
 DIMENSIONS = (
@@ -55,9 +56,10 @@ class ReportQuery:
     """
     What is asked. ``since`` counts, ``until`` does not; days in UTC; None: no bound.
 
-    ``team``: accounts below this path, and itself; ``team_depth``: how many parts of a path name a
-    team (None: all but the last). ``order_by``: ``cost``, ``calls`` or ``consumed``, greatest
-    first, in ``unit`` (a currency or quota type); None: by what it is asked by.
+    ``viewer``: who asks, and sees only this account and those below its path (None: an operator,
+    who sees all). ``team``: accounts below this path, and itself; ``team_depth``: how many parts
+    of a path name a team (None: all but the last). ``order_by``: ``cost``, ``calls`` or
+    ``consumed``, greatest first, in ``unit`` (a currency or quota type); None: by its names.
     """
 
     by: tuple[str, ...] = ()
@@ -66,6 +68,7 @@ class ReportQuery:
     account: str | None = None
     team: str | None = None
     team_depth: int | None = None
+    viewer: str | None = None
     quota_type: str | None = None
     provider: str | None = None
     model: str | None = None
@@ -288,8 +291,11 @@ def checked_report_query(**asked: Any) -> ReportQuery:
         )
     since, until = checked_days(asked.get("since"), asked.get("until"))
     known: dict[str, Any] = {name: _checked_text(asked.get(name), name) for name in _FILTERS}
+    viewer = checked_viewer(asked.get("viewer"))
     for name in ("account", "team"):
         known[name] = None if asked.get(name) is None else checked_account(asked[name])
+        if known[name] is not None:
+            check_seen(known[name], viewer)
     quota_type = asked.get("quota_type")
     for name in ("team_depth", "limit"):
         value = asked.get(name)
@@ -300,6 +306,7 @@ def checked_report_query(**asked: Any) -> ReportQuery:
         by=tuple(dict.fromkeys(by)),
         since=since,
         until=until,
+        viewer=viewer,
         quota_type=None if quota_type is None else checked_quota_type(quota_type),
         order_by=asked.get("order_by"),
         unit=_checked_text(asked.get("unit"), "unit"),

@@ -11,12 +11,27 @@ from quota_engine._async.transport import AsyncTransport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing, ReportStore
+from quota_engine.balance_series import BalanceSeries, balance_series
 from quota_engine.commands import ReadBalance
 from quota_engine.forecasts import Forecast, forecast
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
-from quota_engine.reporting import ReportQuery, UsageReport, checked_report_query, usage_report
+from quota_engine.reporting import (
+    ReportQuery,
+    UsageReport,
+    checked_days,
+    checked_report_query,
+    usage_report,
+)
+from quota_engine.series import (
+    LAYERS,
+    CostSeries,
+    UsageSeries,
+    checked_usage_series,
+    cost_series,
+    usage_series,
+)
 from quota_engine.settings import Settings
 from quota_engine.statements import Period
 from quota_engine.trends import (
@@ -26,6 +41,7 @@ from quota_engine.trends import (
     checked_trend_query,
     trend,
 )
+from quota_engine.viewing import check_seen, checked_viewer, sees
 from quota_engine.waiting import in_thread
 
 
@@ -36,6 +52,10 @@ class AsyncReports:
     Days are UTC; ``since`` counts, ``until`` does not. What is still on its way to the ledger is
     in no report yet: ``drain`` first, where the last second matters. Raises
     ``InvalidArgumentError`` for what cannot be meant.
+
+    ``viewer``: an account, on whose behalf is asked: the answer is that of a deployment that has
+    this account and those below its path, and no other. Whoever names an account beyond gets
+    ``NotSeenError``. None: an operator, who sees all.
     """
 
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
@@ -57,8 +77,8 @@ class AsyncReports:
         Filters: ``account``, ``team`` (accounts below a path), ``provider``, ``model``,
         ``quota_type``, ``usage_type``, ``status``, ``currency``. ``team_depth``: how many parts of
         the path name a team. ``order_by``: calls, cost or consumed, the latter two with ``unit``,
-        a currency or quota type; ``limit``: so many rows, ``.total`` is of all. See
-        ``quota_engine.reporting``.
+        a currency or quota type; ``limit``: so many rows, ``.total`` is of all. ``viewer``: who
+        asks. See ``quota_engine.reporting``.
         """
         query = checked_report_query(by=by, since=since, until=until, **asked)
         return await self._report(query)
@@ -86,13 +106,15 @@ class AsyncReports:
         now, before = checked_trend_query(by=by, since=since, until=until, **asked)
         return trend(await self._report(now), await self._report(before))
 
-    async def forecast(self, account: str, quota_type: str, *, days: int = 7) -> Forecast:
+    async def forecast(
+        self, account: str, quota_type: str, *, days: int = 7, viewer: str | None = None
+    ) -> Forecast:
         """
         Return when a quota runs dry, at the pace of the last ``days`` whole days and of today.
 
         A younger use is measured from its first day on. Reads Redis for the balance.
         """
-        quota = checked_quota(account, quota_type, self._settings)
+        quota = self._seen(account, quota_type, viewer)
         span = checked_amount(days, name="days")
         balance = await self._transport.drive(flows.settled(ReadBalance(quota=quota)))
         now = await self._now(quota)
@@ -105,7 +127,12 @@ class AsyncReports:
         return forecast(balance, now, consumed, midnight)
 
     async def account(
-        self, account: str, *, since: date | None = None, until: date | None = None
+        self,
+        account: str,
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        viewer: str | None = None,
     ) -> Sequence[AccountStatistics]:
         """
         Return what an account was granted, used and has of each quota type, and its calls' rates.
@@ -114,6 +141,7 @@ class AsyncReports:
         account has none.
         """
         name = checked_account(account)
+        check_seen(name, checked_viewer(viewer))
         await self._transport.connect()
         store = self._backing.statement_store
         found = []
@@ -129,6 +157,56 @@ class AsyncReports:
             found.append(account_statistics(ever, balance, report))
         return found
 
+    # -- what pictures show
+
+    async def usage_series(
+        self,
+        by: str = "model",
+        *,
+        measure: str = "tokens",
+        layers: int = LAYERS,
+        since: date | None = None,
+        until: date | None = None,
+        **asked: Any,
+    ) -> UsageSeries:
+        """
+        Return usage over time by model, provider, team and the like, the greatest layers first.
+
+        ``measure``: tokens, calls, images and so on, or ``consumed`` with ``quota_type``. What is
+        beyond the first ``layers`` is one more. Filters and ``viewer`` are those of ``usage``.
+        """
+        query, kept = checked_usage_series(by, measure, layers, since=since, until=until, **asked)
+        return usage_series(await self._report(query), query, measure, kept)
+
+    async def cost_series(
+        self, *, since: date | None = None, until: date | None = None, **asked: Any
+    ) -> CostSeries:
+        """Return cost over time, each currency for itself; filters are those of ``usage``."""
+        query = checked_report_query(by="day", since=since, until=until, **asked)
+        return cost_series(await self._report(query), query)
+
+    async def balance_series(
+        self,
+        account: str,
+        quota_type: str,
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        viewer: str | None = None,
+    ) -> BalanceSeries:
+        """
+        Return a quota's balance over time, its grants' begins and ends, and the ends to come.
+
+        Costs a look at every entry of the quota; pending ones are included. Reads Redis, too.
+        """
+        quota = self._seen(account, quota_type, viewer)
+        period = checked_days(since, until)
+        balance = await self._transport.drive(flows.settled(ReadBalance(quota=quota)))
+        entries = await in_thread(self._backing.history, quota)
+        return balance_series(quota, entries, balance, await self._now(quota), period)
+
+    # -- the daily sums themselves
+
     async def rebuild(
         self,
         since: date | None = None,
@@ -139,8 +217,9 @@ class AsyncReports:
         """
         Sum whole days again; return how many lines they have. They come out the same.
 
-        Needed only after somebody has edited them: see ``check``. A day is a transaction; calls
-        and workers go on. ``progress`` is told after each day how many of how many are done.
+        An operator's: no viewer may. Needed only after somebody has edited them: see ``check``. A
+        day is a transaction; calls and workers go on. ``progress`` is told after each day how many
+        of how many are done.
         """
         query = checked_report_query(since=since, until=until)
         days = await in_thread(self._store.days, query.since, query.until)
@@ -152,15 +231,22 @@ class AsyncReports:
         return lines
 
     async def check(
-        self, since: date | None = None, until: date | None = None
+        self, since: date | None = None, until: date | None = None, *, viewer: str | None = None
     ) -> Sequence[tuple[date, Sequence[str]]]:
         """Return the days on which sums are not those of the records, with their accounts."""
-        query = checked_report_query(since=since, until=until)
+        query = checked_report_query(since=since, until=until, viewer=viewer)
         found = []
         for day in await in_thread(self._store.days, query.since, query.until):
-            if accounts := await in_thread(self._store.wrong_on, day):
+            wrong = await in_thread(self._store.wrong_on, day)
+            if accounts := [account for account in wrong if sees(query.viewer, account)]:
                 found.append((day, accounts))
         return found
+
+    def _seen(self, account: str, quota_type: str, viewer: str | None) -> QuotaName:
+        """Return a quota's name; raise ``NotSeenError`` where the viewer does not see it."""
+        quota = checked_quota(account, quota_type, self._settings)
+        check_seen(quota.account, checked_viewer(viewer))
+        return quota
 
     @property
     def _store(self) -> ReportStore:

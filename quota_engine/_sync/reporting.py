@@ -12,12 +12,27 @@ from quota_engine._sync.transport import Transport
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing, ReportStore
+from quota_engine.balance_series import BalanceSeries, balance_series
 from quota_engine.commands import ReadBalance
 from quota_engine.forecasts import Forecast, forecast
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
-from quota_engine.reporting import ReportQuery, UsageReport, checked_report_query, usage_report
+from quota_engine.reporting import (
+    ReportQuery,
+    UsageReport,
+    checked_days,
+    checked_report_query,
+    usage_report,
+)
+from quota_engine.series import (
+    LAYERS,
+    CostSeries,
+    UsageSeries,
+    checked_usage_series,
+    cost_series,
+    usage_series,
+)
 from quota_engine.settings import Settings
 from quota_engine.statements import Period
 from quota_engine.trends import (
@@ -27,6 +42,7 @@ from quota_engine.trends import (
     checked_trend_query,
     trend,
 )
+from quota_engine.viewing import check_seen, checked_viewer, sees
 from quota_engine.waiting import in_place
 
 
@@ -37,6 +53,10 @@ class Reports:
     Days are UTC; ``since`` counts, ``until`` does not. What is still on its way to the ledger is
     in no report yet: ``drain`` first, where the last second matters. Raises
     ``InvalidArgumentError`` for what cannot be meant.
+
+    ``viewer``: an account, on whose behalf is asked: the answer is that of a deployment that has
+    this account and those below its path, and no other. Whoever names an account beyond gets
+    ``NotSeenError``. None: an operator, who sees all.
     """
 
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
@@ -58,8 +78,8 @@ class Reports:
         Filters: ``account``, ``team`` (accounts below a path), ``provider``, ``model``,
         ``quota_type``, ``usage_type``, ``status``, ``currency``. ``team_depth``: how many parts of
         the path name a team. ``order_by``: calls, cost or consumed, the latter two with ``unit``,
-        a currency or quota type; ``limit``: so many rows, ``.total`` is of all. See
-        ``quota_engine.reporting``.
+        a currency or quota type; ``limit``: so many rows, ``.total`` is of all. ``viewer``: who
+        asks. See ``quota_engine.reporting``.
         """
         query = checked_report_query(by=by, since=since, until=until, **asked)
         return self._report(query)
@@ -87,13 +107,15 @@ class Reports:
         now, before = checked_trend_query(by=by, since=since, until=until, **asked)
         return trend(self._report(now), self._report(before))
 
-    def forecast(self, account: str, quota_type: str, *, days: int = 7) -> Forecast:
+    def forecast(
+        self, account: str, quota_type: str, *, days: int = 7, viewer: str | None = None
+    ) -> Forecast:
         """
         Return when a quota runs dry, at the pace of the last ``days`` whole days and of today.
 
         A younger use is measured from its first day on. Reads Redis for the balance.
         """
-        quota = checked_quota(account, quota_type, self._settings)
+        quota = self._seen(account, quota_type, viewer)
         span = checked_amount(days, name="days")
         balance = self._transport.drive(flows.settled(ReadBalance(quota=quota)))
         now = self._now(quota)
@@ -106,7 +128,12 @@ class Reports:
         return forecast(balance, now, consumed, midnight)
 
     def account(
-        self, account: str, *, since: date | None = None, until: date | None = None
+        self,
+        account: str,
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        viewer: str | None = None,
     ) -> Sequence[AccountStatistics]:
         """
         Return what an account was granted, used and has of each quota type, and its calls' rates.
@@ -115,6 +142,7 @@ class Reports:
         account has none.
         """
         name = checked_account(account)
+        check_seen(name, checked_viewer(viewer))
         self._transport.connect()
         store = self._backing.statement_store
         found = []
@@ -128,6 +156,56 @@ class Reports:
             found.append(account_statistics(ever, balance, report))
         return found
 
+    # -- what pictures show
+
+    def usage_series(
+        self,
+        by: str = "model",
+        *,
+        measure: str = "tokens",
+        layers: int = LAYERS,
+        since: date | None = None,
+        until: date | None = None,
+        **asked: Any,
+    ) -> UsageSeries:
+        """
+        Return usage over time by model, provider, team and the like, the greatest layers first.
+
+        ``measure``: tokens, calls, images and so on, or ``consumed`` with ``quota_type``. What is
+        beyond the first ``layers`` is one more. Filters and ``viewer`` are those of ``usage``.
+        """
+        query, kept = checked_usage_series(by, measure, layers, since=since, until=until, **asked)
+        return usage_series(self._report(query), query, measure, kept)
+
+    def cost_series(
+        self, *, since: date | None = None, until: date | None = None, **asked: Any
+    ) -> CostSeries:
+        """Return cost over time, each currency for itself; filters are those of ``usage``."""
+        query = checked_report_query(by="day", since=since, until=until, **asked)
+        return cost_series(self._report(query), query)
+
+    def balance_series(
+        self,
+        account: str,
+        quota_type: str,
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        viewer: str | None = None,
+    ) -> BalanceSeries:
+        """
+        Return a quota's balance over time, its grants' begins and ends, and the ends to come.
+
+        Costs a look at every entry of the quota; pending ones are included. Reads Redis, too.
+        """
+        quota = self._seen(account, quota_type, viewer)
+        period = checked_days(since, until)
+        balance = self._transport.drive(flows.settled(ReadBalance(quota=quota)))
+        entries = in_place(self._backing.history, quota)
+        return balance_series(quota, entries, balance, self._now(quota), period)
+
+    # -- the daily sums themselves
+
     def rebuild(
         self,
         since: date | None = None,
@@ -138,8 +216,9 @@ class Reports:
         """
         Sum whole days again; return how many lines they have. They come out the same.
 
-        Needed only after somebody has edited them: see ``check``. A day is a transaction; calls
-        and workers go on. ``progress`` is told after each day how many of how many are done.
+        An operator's: no viewer may. Needed only after somebody has edited them: see ``check``. A
+        day is a transaction; calls and workers go on. ``progress`` is told after each day how many
+        of how many are done.
         """
         query = checked_report_query(since=since, until=until)
         days = in_place(self._store.days, query.since, query.until)
@@ -151,15 +230,22 @@ class Reports:
         return lines
 
     def check(
-        self, since: date | None = None, until: date | None = None
+        self, since: date | None = None, until: date | None = None, *, viewer: str | None = None
     ) -> Sequence[tuple[date, Sequence[str]]]:
         """Return the days on which sums are not those of the records, with their accounts."""
-        query = checked_report_query(since=since, until=until)
+        query = checked_report_query(since=since, until=until, viewer=viewer)
         found = []
         for day in in_place(self._store.days, query.since, query.until):
-            if accounts := in_place(self._store.wrong_on, day):
+            wrong = in_place(self._store.wrong_on, day)
+            if accounts := [account for account in wrong if sees(query.viewer, account)]:
                 found.append((day, accounts))
         return found
+
+    def _seen(self, account: str, quota_type: str, viewer: str | None) -> QuotaName:
+        """Return a quota's name; raise ``NotSeenError`` where the viewer does not see it."""
+        quota = checked_quota(account, quota_type, self._settings)
+        check_seen(quota.account, checked_viewer(viewer))
+        return quota
 
     @property
     def _store(self) -> ReportStore:

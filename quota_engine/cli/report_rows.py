@@ -8,11 +8,18 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from datetime import date
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+import typer
 
 from quota_engine.cli.output import to_plain
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.reporting import COUNTED, UNITS, USED, ReportRow, UsageReport
+
+Viewer = Annotated[
+    str | None,
+    typer.Option("--as", help="See what this account sees: itself and the accounts below it."),
+]
 
 #: What a table shows first; a file has every column.
 FIRST = ("calls", "error_rate", "input_tokens", "output_tokens")

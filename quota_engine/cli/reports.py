@@ -14,9 +14,11 @@ import typer
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import Account, QuotaType, opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
-from quota_engine.cli.report_rows import flat, parse_day, shown, write_csv
+from quota_engine.cli.plots import app as plots
+from quota_engine.cli.report_rows import Viewer, flat, parse_day, shown, write_csv
 
 app = command_group("See what calls used and cost, and how long quota lasts.")
+app.add_typer(plots, name="plot")
 
 By = Annotated[
     str,
@@ -54,6 +56,7 @@ def usage(
     provider: OfProvider = None,
     model: OfModel = None,
     quota_type: OfType = None,
+    viewer: Viewer = None,
     csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -65,7 +68,7 @@ def usage(
     Example: quota-engine reports usage --by team,day --from 2026-10-01 --to 2026-11-01 --csv a.csv
     """
     asked = {"account": account, "team": team, "team_depth": team_depth, "provider": provider}
-    asked |= {"model": model, "quota_type": quota_type}
+    asked |= {"model": model, "quota_type": quota_type, "viewer": viewer}
     _show(by, (since, until), csv, as_json=as_json, asked=asked)
 
 
@@ -83,6 +86,7 @@ def top(
     since: Since = None,
     until: Until = None,
     team: Team = None,
+    viewer: Viewer = None,
     csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -92,7 +96,7 @@ def top(
     Example: quota-engine reports top --in CNY --limit 20 --from 2026-10-01
     """
     order = "consumed" if by_units else "cost"
-    asked = {"order_by": order, "unit": unit, "limit": limit, "team": team}
+    asked = {"order_by": order, "unit": unit, "limit": limit, "team": team, "viewer": viewer}
     _show(by, (since, until), csv, as_json=as_json, asked=asked)
 
 
@@ -102,6 +106,7 @@ def errors(
     *,
     since: Since = None,
     until: Until = None,
+    viewer: Viewer = None,
     csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -116,7 +121,8 @@ def errors(
         *("calls", "succeeded", "failed", "timed_out", "cancelled", "error_rate"),
         *("p50_ms", "p95_ms", "p99_ms"),
     )
-    _show(by, (since, until), csv, as_json=as_json, columns=columns)
+    asked = {"viewer": viewer}
+    _show(by, (since, until), csv, as_json=as_json, asked=asked, columns=columns)
 
 
 @app.command()
@@ -125,6 +131,7 @@ def accuracy(
     *,
     since: Since = None,
     until: Until = None,
+    viewer: Viewer = None,
     csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -138,6 +145,7 @@ def accuracy(
     _show(
         *(by, (since, until), csv),
         as_json=as_json,
+        asked={"viewer": viewer},
         columns=("held_calls",),
         units=("held", "captured", "accuracy"),
     )
@@ -150,6 +158,7 @@ def trend(
     *,
     by: By = "model",
     team: Team = None,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -162,7 +171,7 @@ def trend(
     assert last is not None
     names = _names(by)
     with opened_engine() as engine:
-        found = engine.reports.trend(names, since=first, until=last, team=team)
+        found = engine.reports.trend(names, since=first, until=last, team=team, viewer=viewer)
     if as_json:
         print_json(found)
         return
@@ -187,6 +196,7 @@ def forecast(
     quota_type: QuotaType,
     *,
     days: Annotated[int, typer.Option(min=1, help="Of how many days the pace is taken.")] = 7,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -195,7 +205,8 @@ def forecast(
     Example: quota-engine reports forecast user:42 text_token
     """
     with opened_engine() as engine:
-        print_facts(engine.reports.forecast(account, quota_type, days=days), as_json=as_json)
+        found = engine.reports.forecast(account, quota_type, days=days, viewer=viewer)
+    print_facts(found, as_json=as_json)
 
 
 @app.command()
@@ -204,6 +215,7 @@ def account(
     *,
     since: Since = None,
     until: Until = None,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -213,7 +225,7 @@ def account(
     """
     first, last = _period(since, until)
     with opened_engine() as engine:
-        found = engine.reports.account(account, since=first, until=last)
+        found = engine.reports.account(account, since=first, until=last, viewer=viewer)
     columns = (
         *("quota_type", "granted", "used", "refunded", "used_part", "held", "available"),
         *("period_since", "period_calls", "period_used", "period_costs", "error_rate", "p95_ms"),
@@ -235,7 +247,9 @@ def rebuild(since: Since = None, until: Until = None, as_json: JsonFlag = False)
 
 
 @app.command()
-def check(since: Since = None, until: Until = None, as_json: JsonFlag = False) -> None:
+def check(
+    since: Since = None, until: Until = None, viewer: Viewer = None, as_json: JsonFlag = False
+) -> None:
     """
     Compare the daily sums with the usage records; exit with 3 where they differ.
 
@@ -243,7 +257,7 @@ def check(since: Since = None, until: Until = None, as_json: JsonFlag = False) -
     """
     days = _period(since, until)
     with opened_engine() as engine:
-        found = engine.reports.check(*days)
+        found = engine.reports.check(*days, viewer=viewer)
     rows = [{"day": day, "account": account} for day, accounts in found for account in accounts]
     print_rows(rows, ("day", "account"), as_json=as_json, empty="every sum is right")
     if rows:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    and_,
     cast,
     func,
     or_,
@@ -28,6 +29,7 @@ from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.report_tables import daily_costs
 from quota_engine.ledger.rollups import Rollups
 from quota_engine.reporting import COUNTED, SUMMED, Piece, ReportQuery, Timed
+from quota_engine.viewing import bounds_below
 
 _AS_OF_NOW = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
@@ -102,10 +104,16 @@ def _asked(query: ReportQuery, selected: Select[Any]) -> Select[Any]:
         selected = selected.where(columns.day >= query.since)
     if query.until is not None:
         selected = selected.where(columns.day < query.until)
-    if query.team is not None:
-        below = columns.account.startswith(f"{query.team}/", autoescape=True)
-        selected = selected.where(or_(columns.account == query.team, below))
+    for path in (query.viewer, query.team):
+        if path is not None:
+            selected = selected.where(within(columns.account, path))
     return selected
+
+
+def within(account: ColumnElement[str], path: str) -> ColumnElement[bool]:
+    """Return whether an account (``COLLATE "C"``) is a path's own, or below it."""
+    first, after = bounds_below(path)
+    return or_(account == path, and_(account >= first, account < after))
 
 
 def _pieces(connection: Connection, query: ReportQuery) -> list[Piece]:

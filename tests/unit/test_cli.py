@@ -62,6 +62,8 @@ def test_every_listed_command_exists_and_explains_itself(name: str) -> None:
     assert command.help
     for verb in getattr(command, "commands", {}).values():
         assert "Example" in verb.help, verb.name
+        for inner in getattr(verb, "commands", {}).values():
+            assert "Example" in inner.help, inner.name
 
 
 @pytest.mark.parametrize(

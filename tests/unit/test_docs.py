@@ -122,8 +122,7 @@ def _check_cli(words: list[str]) -> None:
     assert noun in Commands.entries, f"no command {noun}"
     module, _, attribute = Commands.entries[noun].target.partition(":")
     command = get_command(getattr(import_module(module), attribute))
-    verbs = getattr(command, "commands", {})
-    if verbs and rest and not rest[0].startswith("-"):
+    while (verbs := getattr(command, "commands", {})) and rest and not rest[0].startswith("-"):
         verb, *rest = rest
         for one in verb.split("|"):
             assert one in verbs, f"{noun} has no verb {one}"
