@@ -38,6 +38,8 @@ from quota_engine.errors import (
     OperationNotFoundError,
     PackageNotFoundError,
     PlanNotFoundError,
+    PoolEmptyError,
+    PoolNotFoundError,
     PricingNotFoundError,
     PurchaseNotFoundError,
     PurchaseRefusedError,
@@ -50,6 +52,7 @@ from quota_engine.errors import (
 )
 from quota_engine.history import HistoryEntry
 from quota_engine.listed import ListedGrant
+from quota_engine.pools import PoolEntry, PoolStanding
 from quota_engine.recorded import RecordedCall
 from quota_engine.reminders import Reminder
 from quota_engine.statements import Statement
@@ -92,6 +95,10 @@ __all__ = [
     "PackageNotFoundError",
     "PlacedHold",
     "PlanNotFoundError",
+    "PoolEmptyError",
+    "PoolEntry",
+    "PoolNotFoundError",
+    "PoolStanding",
     "PricingNotFoundError",
     "PurchaseNotFoundError",
     "PurchaseRefusedError",

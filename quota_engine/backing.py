@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Protocol
 
 from quota_engine.batches import Batch
@@ -32,10 +34,12 @@ from quota_engine.keys import QuotaName
 from quota_engine.listed import ListedGrant
 from quota_engine.packages import Order, Package, PackageTerms, Purchase
 from quota_engine.plans import Plan, PlanTerms
+from quota_engine.pools import PoolEntry, PoolName, PoolStanding, PoolTerms
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
 from quota_engine.prices.importing import ImportReport, Reading
 from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
+from quota_engine.provider_exports import Comparison, Difference, ExportReport
 from quota_engine.recorded import RecordedCall, UsageQuery
 from quota_engine.reminders import Reminder, ReminderQuery
 from quota_engine.reporting import Piece, ReportQuery, Timed
@@ -160,6 +164,45 @@ class ReportStore(Protocol):
     def first_day(self, quota: QuotaName) -> date | None: ...
 
 
+class PoolStore(Protocol):
+    """Provider pools in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def define(
+        self,
+        name: PoolName,
+        terms: PoolTerms,
+        now: datetime | None,
+        *,
+        operator: str | None = None,
+        remark: str | None = None,
+    ) -> PoolStanding: ...
+    def enter(
+        self,
+        name: PoolName,
+        kind: str,
+        amount: Decimal,
+        now: datetime | None,
+        *,
+        entry_id: str,
+        operator: str | None,
+        remark: str | None,
+    ) -> PoolEntry: ...
+    def currencies_of(self, provider: str) -> Sequence[str]: ...
+    def name_of(self, provider: str, currency: str | None) -> PoolName: ...
+    def standing(self, name: PoolName) -> PoolStanding: ...
+    def standings(self) -> Sequence[PoolStanding]: ...
+    def history(self, name: PoolName, now: datetime | None) -> Sequence[PoolEntry]: ...
+    def rebuild(self, name: PoolName) -> int: ...
+    def wrong_days(self, name: PoolName) -> Sequence[date]: ...
+    def compare(
+        self,
+        comparison: Comparison,
+        file: Path,
+        on_difference: Callable[[Difference], object] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ExportReport: ...
+
+
 class StatementStore(Protocol):
     """Statements, reports and grants from the ledger, as far as it was persisted."""
 
@@ -167,6 +210,8 @@ class StatementStore(Protocol):
     def reminders(self) -> ReminderStore: ...
     @property
     def reports(self) -> ReportStore: ...
+    @property
+    def pools(self) -> PoolStore: ...
     def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
     def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
         """Return PostgreSQL's now, and every grant of a quota with the state it has there."""

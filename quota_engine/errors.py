@@ -22,6 +22,8 @@ Every error the engine raises on purpose. It must not know who raises them.
   x NotSeenError              a report on accounts that the viewer does not see
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
+  x PoolNotFoundError         no provider pool by this name
+  x PoolEmptyError            nothing is left of what the provider was paid; the call was not made
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
   x BackpressureError         too much waits to be persisted; new holds are refused for a while
   x EngineUnavailableError    Redis, PostgreSQL or the shard cannot answer now
@@ -32,6 +34,8 @@ Refusals carry their numbers as attributes. An unknown answer is a fault, never 
 """
 
 from __future__ import annotations
+
+from decimal import Decimal
 
 
 class QuotaError(Exception):
@@ -182,6 +186,30 @@ class ModelDisabledError(QuotaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return ModelDisabledError, (self.provider, self.model)
+
+
+class PoolNotFoundError(QuotaError):
+    """No pool was ever defined for this provider, or not in this currency."""
+
+
+class PoolEmptyError(QuotaError):
+    """
+    Nothing is left of what was paid to a provider in advance. Nothing was held, or called.
+
+    ``available`` is the pool's balance in ``currency``: 0, or below.
+    """
+
+    def __init__(self, provider: str, currency: str, available: Decimal) -> None:
+        super().__init__(
+            f"the pool of {provider} has {available:f} {currency} left; recharge it, and tell so:"
+            f" `quota-engine pools recharge {provider} AMOUNT --currency {currency}`"
+        )
+        self.provider = provider
+        self.currency = currency
+        self.available = available
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return PoolEmptyError, (self.provider, self.currency, self.available)
 
 
 class QuotaFrozenError(QuotaError):

@@ -215,6 +215,13 @@ class Settings(BaseSettings):
         description="Age up to which prices may be used while PostgreSQL does not answer.",
     )
 
+    pool_refresh_seconds: float = Field(
+        3,
+        ge=0,
+        description="Age at which a client that refuses calls of empty provider pools reads them "
+        "again: so late it may see a recharge, and so long an empty one is used on.",
+    )
+
     spool_folder: Path | None = Field(
         None,
         description="Folder of the files in which charges wait while Redis is away, one per "

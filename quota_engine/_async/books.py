@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from quota_engine import flows
 from quota_engine._async.calling import AsyncCalling
+from quota_engine._async.pooling import AsyncPools
 from quota_engine._async.replaying import AsyncReplayer
 from quota_engine._async.reporting import AsyncReports
 from quota_engine._async.transport import AsyncTransport
@@ -38,6 +39,11 @@ class AsyncBooks(AsyncCalling):
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
         self.reports = AsyncReports(transport, backing, settings)
+        self.pools = AsyncPools(transport, backing, settings)
+
+    async def check_pool(self, provider: str, currency: str | None = None) -> None:
+        """Raise ``PoolEmptyError`` if nothing is left at a provider: see ``AsyncPools.check``."""
+        await self.pools.check(provider, currency)
 
     async def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from quota_engine import flows
 from quota_engine._sync.calling import Calling
+from quota_engine._sync.pooling import Pools
 from quota_engine._sync.replaying import Replayer
 from quota_engine._sync.reporting import Reports
 from quota_engine._sync.transport import Transport
@@ -39,6 +40,11 @@ class Books(Calling):
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
         self.reports = Reports(transport, backing, settings)
+        self.pools = Pools(transport, backing, settings)
+
+    def check_pool(self, provider: str, currency: str | None = None) -> None:
+        """Raise ``PoolEmptyError`` if nothing is left at a provider: see ``Pools.check``."""
+        self.pools.check(provider, currency)
 
     def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""

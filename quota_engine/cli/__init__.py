@@ -47,6 +47,9 @@ class Commands(LazyGroup):
             "quota_engine.cli.subscriptions:app", "Give accounts plans, change and end them."
         ),
         "codes": Entry("quota_engine.cli.codes:app", "Make redemption codes, and redeem them."),
+        "pools": Entry(
+            "quota_engine.cli.pools:app", "See what is left at providers, and check their bills."
+        ),
         "reports": Entry(
             "quota_engine.cli.reports:app", "See what calls used and cost, and what is to come."
         ),

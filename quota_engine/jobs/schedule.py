@@ -21,7 +21,7 @@ from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.deployed import Deployed
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
-from quota_engine.jobs.reports import sum_days
+from quota_engine.jobs.reports import sum_days, sum_pools
 from quota_engine.jobs.server_check import check_server
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
@@ -212,6 +212,10 @@ def _reports(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{summed} days of accounts summed" + ("" if is_done else ", more wait"))
 
 
+def _pools(scheduler: Scheduler) -> Outcome:
+    return Outcome(f"{sum_pools(scheduler.deployment.ledger)} notes of provider pools taken up")
+
+
 #: What the duty's row says, and how its number is read back.
 _COMPARED = "{checked} quotas compared, {differ} differ"
 _DIFFER = re.compile(_COMPARED.format(checked=r"\d+", differ=r"(\d+)"))
@@ -254,6 +258,7 @@ DUTIES = (
     Duty("trim", _trim_seconds, _trim),
     Duty("unload", lambda settings: 10, _unload),
     Duty("reports", lambda settings: 10, _reports),
+    Duty("pools", lambda settings: 10, _pools),
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
 )
 

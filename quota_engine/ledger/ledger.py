@@ -32,8 +32,10 @@ from quota_engine.ledger.connection import (
 )
 from quota_engine.ledger.history import QuotaHead, RecordedEntry
 from quota_engine.ledger.intents import GrantIntent
+from quota_engine.ledger.pooling import PoolTables
 from quota_engine.ledger.shards import Deployment, ShardState
 from quota_engine.ledger.usage_records import calls_of_model, read_usage
+from quota_engine.pools import PoolStanding
 from quota_engine.recorded import RecordedCall, UsageQuery
 
 PAGE_SIZE = 1_000
@@ -255,3 +257,9 @@ class Ledger:
         """Return promised refunds that nobody has applied for a while, oldest first."""
         with self.transaction() as connection:
             return refunds.open_refunds(connection, older_than, limit)
+
+    # -- provider pools
+
+    def pool_standings(self) -> list[PoolStanding]:
+        """Return every provider pool as it is now, with its level, by provider and currency."""
+        return PoolTables(self).standings()

@@ -17,6 +17,7 @@ from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.pooling import PoolTables
 from quota_engine.ledger.reminders import ReminderTables
 from quota_engine.ledger.reports import ReportTables
 from quota_engine.listed import ListedGrant
@@ -65,6 +66,7 @@ class StatementTables:
         self._ledger = ledger
         self.reminders = ReminderTables(ledger)
         self.reports = ReportTables(ledger)
+        self.pools = PoolTables(ledger)
 
     def read_statement(self, quota: QuotaName, period: Period) -> Statement:
         """Return a quota's statement, as of one instant of the ledger."""

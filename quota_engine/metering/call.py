@@ -89,7 +89,8 @@ class MeteredCall:
         """
         Hold the estimate.
 
-        Raises ``ModelDisabledError``, ``QuotaInsufficientError`` or ``PricingNotFoundError``.
+        Raises ``ModelDisabledError``, ``PoolEmptyError``, ``QuotaInsufficientError`` or
+        ``PricingNotFoundError``.
         """
         if self._was_named:
             with suppress(EngineUnavailableError):  # what is to be done then, the price decides
@@ -100,6 +101,7 @@ class MeteredCall:
         except PricingNotFoundError as error:
             if self.plan.unconfigured == "deny":
                 raise
+            yield from self._check_pool(None)
             self._leave_unbilled(error)
             return
         except EngineUnavailableError as error:
@@ -109,11 +111,18 @@ class MeteredCall:
             cost = None
         if cost is not None:
             self._at = cost.at
+        yield from self._check_pool(cost)
         self._units = max(1, self._units_of(self._estimate, cost))
         options: dict[str, Any] = {} if self.plan.ttl is None else {"ttl": self.plan.ttl}
         place = (self.account, self.plan.quota_type, self._units)
         self.hold = yield Ask("place_hold", place, options)
         self._started = time.monotonic()
+
+    def _check_pool(self, cost: Any) -> Flow[None]:
+        """Refuse a call that its provider would not be paid for, where the plan says so."""
+        if self.plan.pool == "enforce" and self.provider is not None:
+            currency = None if cost is None else cost.currency
+            yield Ask("check_pool", (self.provider, currency))
 
     @property
     def estimated_usage(self) -> Usage:

@@ -42,6 +42,8 @@ class Plan:
     ttl: float | None = None
     #: A model without configuration or price: run it unbilled, or refuse it before the call.
     unconfigured: Literal["allow", "deny"] = "allow"
+    #: Nothing is left at the provider: let the provider say so, or refuse before the call.
+    pool: Literal["ignore", "enforce"] = "ignore"
     #: A stream that outgrows what can be held: let it end, or cut it.
     on_exhausted: Literal["finish", "cut"] = "finish"
     #: Whether a metered call inside another of the same account and type is billed as well.
@@ -55,6 +57,8 @@ class Plan:
             raise InvalidArgumentError(
                 f"unconfigured must be 'allow' or 'deny', not {self.unconfigured!r}"
             )
+        if self.pool not in ("ignore", "enforce"):
+            raise InvalidArgumentError(f"pool must be 'ignore' or 'enforce', not {self.pool!r}")
         if self.on_exhausted not in ("finish", "cut"):
             raise InvalidArgumentError(
                 f"on_exhausted must be 'finish' or 'cut', not {self.on_exhausted!r}"
