@@ -87,7 +87,7 @@ class PoolEntry:
     One line of a pool's history; amounts are signed, in its currency.
 
     ``kind``: ``defined`` (its thresholds were said), ``recharged``, ``corrected``, or ``used``:
-    what the records of a day (UTC) cost, ``at`` its end or, on the current one, now.
+    what the records of a ``day`` (UTC) cost, ``at`` its end or, on the current one, now.
     ``balance_after`` is None in the answer to a replayed entry.
     """
 
@@ -96,6 +96,7 @@ class PoolEntry:
     kind: str
     at: datetime
     amount: Decimal
+    day: date | None = None
     entry_id: str | None = None
     operator: str | None = None
     remark: str | None = None
@@ -110,7 +111,7 @@ class PoolStanding:
 
     ``balance`` = ``recharged`` + ``corrected`` − ``spent``. ``level``: ok, warning, critical or
     empty; ``warning_at`` and ``critical_at`` are the balances at which it becomes that, and
-    ``warning`` and ``critical`` what was said of them. ``warned_of``: what per cents are of.
+    ``warning`` and ``critical`` what was said of them. ``percent_of``: what per cents are of.
     """
 
     provider: str
@@ -124,7 +125,7 @@ class PoolStanding:
     critical: str | None
     warning_at: Decimal
     critical_at: Decimal
-    warned_of: Decimal
+    percent_of: Decimal
     last_recharge: Decimal | None
     last_recharged_at: datetime | None
     starts_at: datetime
@@ -179,7 +180,7 @@ def standing_of(
         critical=None if terms.critical is None else str(terms.critical),
         warning_at=warning_at,
         critical_at=critical_at,
-        warned_of=plain(base),
+        percent_of=plain(base),
         last_recharge=None if last[0] is None else plain(last[0]),
         last_recharged_at=last[1],
         starts_at=terms.starts_at,
@@ -204,6 +205,7 @@ def history_of(
             kind=USED,
             at=min(_end_of(day), now),
             amount=plain(cost).copy_negate(),
+            day=day,
         )
         for day, cost in days
     ]

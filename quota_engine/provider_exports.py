@@ -34,11 +34,11 @@ MISSING_AT_US, MISSING_AT_THEM = "missing_at_us", "missing_at_them"
 #: Words that providers use, in small letters with underscores; the first that is there counts.
 HEADINGS: Mapping[str, tuple[str, ...]] = {
     "time": ("time", "timestamp", "created_at", "created", "request_time", "start_time", "date"),
-    "id": ("request_id", "id", "response_id", "completion_id", "call_id", "reference"),
-    "cost": ("cost", "total_cost", "amount", "charge", "fee", "price"),
-    "model": ("model", "model_name", "model_id"),
-    "input_tokens": ("input_tokens", "prompt_tokens", "tokens_in", "context_tokens"),
-    "output_tokens": ("output_tokens", "completion_tokens", "tokens_out", "generated_tokens"),
+    "id": ("request_id", "id", "response_id", "generation_id", "call_id", "reference"),
+    "cost": ("cost", "total_cost", "cost_total", "amount", "charge", "fee", "price"),
+    "model": ("model", "model_name", "model_id", "model_permaslug"),
+    "input_tokens": ("input_tokens", "prompt_tokens", "tokens_in", "tokens_prompt"),
+    "output_tokens": ("output_tokens", "completion_tokens", "tokens_out", "tokens_completion"),
     "currency": ("currency",),
 }
 REQUIRED = ("time", "id", "cost")

@@ -24,6 +24,7 @@ RESTARTS, PROMOTIONS = (
 )
 LIMITS = "tests/faults/test_redis_limits.py"
 SPOOL = "tests/integration/test_spool.py"
+POOLS = "tests/integration/test_pools.py"
 ALLOWANCE = "tests/integration/test_spool_allowance.py"
 
 
@@ -383,5 +384,12 @@ MUTANTS = (
         "#!lua flags=allow-oom",
         "#!lua",
         (LIMITS + "::test_a_full_redis_still_takes_what_was_used",),
+    ),
+    Mutant(
+        "a new pool misses what is being recorded",
+        "quota_engine/ledger/pool_rows.py",
+        'text("LOCK TABLE usage_records IN SHARE MODE")',
+        'text("SELECT 1")',
+        (POOLS + "::test_records_that_commit_late_are_missed_by_no_pool",),
     ),
 )

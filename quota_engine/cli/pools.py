@@ -25,7 +25,7 @@ POOL = (
     *("provider", "currency", "level", "balance", "warning_at", "critical_at", "recharged"),
     *("corrected", "spent", "last_recharge", "last_recharged_at"),
 )
-ENTRY = ("at", "kind", "amount", "balance_after", "entry_id", "operator", "remark")
+ENTRY = ("at", "kind", "day", "amount", "balance_after", "entry_id", "operator", "remark")
 WRONG = 3
 
 

@@ -9,27 +9,21 @@ commit late, and a mixed world that is corrected and priced again.
 from __future__ import annotations
 
 import inspect
-import pickle
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 
 from quota_engine import (
     IdempotencyConflictError,
     InvalidArgumentError,
-    PoolEmptyError,
     PoolNotFoundError,
     QuotaEngine,
-    Usage,
 )
-from quota_engine.embedded import PostgresServer
-from quota_engine.embedded.postgres import USER
 from quota_engine.jobs.reports import sum_pools
 from quota_engine.jobs.schedule import DUTIES, Scheduler
 from quota_engine.ledger import Ledger
@@ -38,8 +32,7 @@ from quota_engine.pools import PoolName
 from tests.called import FIRST, CalledWorld, at, record
 from tests.commands import Cli
 from tests.engines import Engines, TestClock
-from tests.metered import ACCOUNT, ANSWER, ESTIMATE, fund
-from tests.proxy import Proxy
+from tests.metered import ACCOUNT, fund
 from tests.workers import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -97,7 +90,7 @@ async def test_a_pool_from_its_first_recharge_to_the_next(
     await use(timed, "50.000000000001")
     low = await pools(timed, "standing", "openai")
     assert (low.level, low.balance, low.spent) == ("warning", 50, 950)
-    assert (low.warning_at, low.critical_at, low.warned_of) == (100, 20, 1000)
+    assert (low.warning_at, low.critical_at, low.percent_of) == (100, 20, 1000)
     again = await pools(timed, "recharge", "openai", "1000.0", **{**told, "operator": "ben"})
     assert (again.replayed, again.operator, again.at) == (True, "ann", entry.at)
     with pytest.raises(IdempotencyConflictError, match="was recharged by 1000 as invoice-7"):
@@ -123,6 +116,7 @@ async def test_a_pool_from_its_first_recharge_to_the_next(
         ("corrected", Decimal("-12.5"), Decimal("547.5")),
         ("defined", 0, Decimal("547.5")),
     ]
+    assert [one.day for one in history if one.day] == [entry.at.date()]
     assert (history[-1].operator, history[-1].remark) == (
         "ben",
         "warning 600, critical a fifth of it",
@@ -240,125 +234,18 @@ def test_records_that_commit_late_are_missed_by_no_pool(engine: QuotaEngine) -> 
         before.execute(text(ROW), {"version": 3, "at_ms": at_ms - 86_400_000})
     assert engine.pools.standing("openai").spent == 5, "it was made before the pool began"
     check_against_sql(ledger)
+    tables.take_up()
+    with ledger.transaction() as sql:  # who defined it died before the records were summed
+        sql.execute(text("UPDATE provider_pools SET summed_at = NULL"))
+        sql.execute(text("DELETE FROM pool_days"))
+    check_against_sql(ledger)
+    assert len(days(ledger)) == 1
     scheduler = Scheduler(engine.deployment)
     try:
         [duty] = [one for one in DUTIES if one.name == "pools"]
         assert scheduler.run(duty).text == "0 notes of provider pools taken up"
     finally:
         scheduler.close()
-
-
-PLAN = {"estimate": ESTIMATE, "provider": "OpenAI", "model": "gpt-x"}
-
-
-async def test_an_empty_pool_stops_calls_where_it_is_enforced(call: Engines) -> None:
-    await fund(call)
-    made: list[str] = []
-
-    @call.engine.requires_quota("text_token", pool="enforce", **PLAN)
-    async def enforced(account: str) -> Any:
-        made.append("enforced")
-        return ANSWER
-
-    @call.engine.requires_quota("text_token", **PLAN)
-    async def ignored(account: str) -> Any:
-        made.append("ignored")
-        return ANSWER
-
-    await enforced(ACCOUNT)
-    assert made.pop() == "enforced", "an unknown pool never blocks"
-    await pools(call, "define", "openai", currency="CNY")
-    with pytest.raises(PoolEmptyError) as refused:
-        await enforced(ACCOUNT)
-    error = refused.value
-    assert (error.provider, error.currency, error.available) == ("openai", "CNY", 0)
-    again = pickle.loads(pickle.dumps(error))
-    assert (again.available, str(again)) == (error.available, str(error))
-    await ignored(ACCOUNT)
-    assert made == ["ignored"]
-    await check_currencies(call, enforced)
-    balance = await call("read_balance", ACCOUNT, "text_token")
-    assert balance.held == 0, "what was not made holds nothing"
-    with pytest.raises(InvalidArgumentError, match="pool must be"):
-        call.engine.requires_quota("text_token", pool="maybe", **PLAN)
-
-
-async def check_currencies(call: Engines, enforced: Any) -> None:
-    """Of a call whose price is known, the pool of its currency decides."""
-    await pools(call, "define", "openai", currency="USD")
-    await pools(call, "recharge", "openai", 1, currency="USD")
-    await enforced(ACCOUNT)
-    prices = call.engine.prices
-    for kind in ("input_token", "output_token"):
-        result = prices.set("openai", "gpt-x", kind, "2", currency="CNY")
-        if inspect.isawaitable(result):
-            await result
-    with pytest.raises(PoolEmptyError):
-        await enforced(ACCOUNT)
-    await pools(call, "recharge", "openai", "0.000001", currency="CNY")
-    await enforced(ACCOUNT)
-    await call("drain")
-    call.engine.pools.forget()
-    with pytest.raises(PoolEmptyError, match="has -"):
-        await enforced(ACCOUNT)
-
-
-def test_a_block_is_refused_too_and_pools_are_read_every_few_seconds_only(
-    engine: QuotaEngine, redis_url: str, database_url: str
-) -> None:
-    engine.issue_grant("user:1", "text_token", 10_000)
-    plan = {"pool": "enforce", "provider": "openai", "model": "m", "estimate": 5}
-    with QuotaEngine.open(redis_url, database_url, pool_refresh_seconds=3_600) as other:
-        reads: list[int] = []
-        store = other.deployment.statement_store.pools
-        read = store.standings
-
-        def counted() -> Any:
-            reads.append(1)
-            return read()
-
-        store.standings = counted  # type: ignore[method-assign]
-        for _ in range(3):
-            with other.meter("user:1", "text_token", **plan) as block:
-                block.use(Usage(input_tokens=1))
-        assert len(reads) == 1
-        engine.pools.define("openai", currency="USD")
-        with other.meter("user:1", "text_token", **plan) as block:
-            block.use(Usage(input_tokens=1))
-        assert len(reads) == 1, "it goes by what it read"
-        other.pools.forget()
-        with pytest.raises(PoolEmptyError), other.meter("user:1", "text_token", **plan):
-            raise AssertionError("the call must not be made")
-        assert len(reads) == 2
-
-
-@contextmanager
-def before(server: PostgresServer, database_url: str) -> Iterator[tuple[Proxy, str]]:
-    proxy = Proxy(str(server.socket))
-    name = make_url(database_url).database
-    try:
-        yield proxy, f"postgresql+psycopg://{USER}@127.0.0.1:{proxy.port}/{name}"
-    finally:
-        proxy.close()
-
-
-def test_while_postgresql_is_away_no_pool_blocks(
-    redis_url: str, database_url: str, postgres_server: PostgresServer
-) -> None:
-    plan = {"pool": "enforce", "provider": "openai", "estimate": 5}
-    with (
-        before(postgres_server, database_url) as (proxy, url),
-        QuotaEngine.open(redis_url, url, pool_refresh_seconds=0) as engine,
-    ):
-        engine.issue_grant("user:1", "text_token", 10_000)
-        engine.pools.define("openai", currency="USD")
-        with pytest.raises(PoolEmptyError), engine.meter("user:1", "text_token", **plan):
-            raise AssertionError("the call must not be made")
-        proxy.refuses = True
-        proxy.cut()
-        for _ in range(2):
-            with engine.meter("user:1", "text_token", **plan) as block:
-                block.use(Usage(input_tokens=1))
 
 
 def test_pools_by_command(cli: Cli) -> None:
