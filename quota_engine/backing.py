@@ -41,6 +41,7 @@ from quota_engine.prices.price import NewPrice, Price
 from quota_engine.prices.versions import PriceList
 from quota_engine.provider_exports import Comparison, Difference, ExportReport
 from quota_engine.recorded import RecordedCall, UsageQuery
+from quota_engine.refusals import RefusalPiece
 from quota_engine.reminders import Reminder, ReminderQuery
 from quota_engine.reporting import Piece, ReportQuery, Timed
 from quota_engine.statements import Period, Statement
@@ -158,6 +159,7 @@ class ReportStore(Protocol):
     def read_sums(self, query: ReportQuery) -> tuple[Sequence[Piece], Sequence[Timed]]:
         """Return what a report is made of; what records wait to be summed is summed first."""
 
+    def read_refusals(self, query: ReportQuery) -> Sequence[RefusalPiece]: ...
     def days(self, since: date | None, until: date | None) -> Sequence[date]: ...
     def rebuild_day(self, day: date) -> int: ...
     def wrong_on(self, day: date) -> Sequence[str]: ...

@@ -21,6 +21,7 @@ from quota_engine._sync.spooling import Spooling
 from quota_engine._sync.transport import Transport
 from quota_engine.deployment import Deployment
 from quota_engine.errors import InvalidArgumentError
+from quota_engine.jobs.refusing import keep_writing, write_at_last
 from quota_engine.jobs.respool import replay_no_more, replay_soon
 from quota_engine.metering import AsyncMeteredBlock, MeteredBlock, decorating, metered_block
 from quota_engine.metering.decorator import F
@@ -97,6 +98,7 @@ class _Shared:
             transport = Transport(self.deployment.redis_url, self.deployment, settings, None)
             if isinstance(self, AsyncCalls):
                 transport.metrics = self.metrics
+                transport.refusals = self._transport.refusals
             self._renewing = Calls(transport, self.deployment, settings)
             self._tend(self._renewing._spooling, transport)
         return self._renewing
@@ -110,6 +112,7 @@ class _Shared:
             if spooling.spool.exists():
                 replay_soon(self)
 
+        keep_writing(transport.refusals, self.deployment.ledger)
         spooling.on_noted = transport.reach.on_return = replay_what_waits
         if complaint := spooling.spool.complaint():
             log.warning("while Redis is away, charges could not be spooled: %s", complaint)
@@ -177,6 +180,7 @@ class QuotaEngine(_Shared, Calls):
     def close(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         replay_no_more(self)
+        write_at_last(self._transport.refusals, self.deployment.ledger)
         self._transport.close()
         self._spooling.close()
         self.deployment.close()
@@ -237,6 +241,8 @@ class AsyncQuotaEngine(_Shared, AsyncCalls):
     async def aclose(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         replay_no_more(self)
+        refusals = self._transport.refusals
+        await asyncio.to_thread(write_at_last, refusals, self.deployment.ledger)
         await self._transport.close()
         self._spooling.close()
         if self._renewing is not None:

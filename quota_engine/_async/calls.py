@@ -92,12 +92,15 @@ class AsyncCalls(
         usage: UsageArgument = None,
         reference: str | None = None,
         already_used: bool = False,
+        provider: str | None = None,
+        model: str | None = None,
     ) -> Debited:
         """
         Take units at once. Above spendable: ``QuotaInsufficientError``, and no effect.
 
         With ``already_used`` the call has happened: it is charged, whatever else is refused, and
         what can't be paid is recorded as shortfall. While Redis is away it is ``.spooled``.
+        ``provider`` and ``model`` are told with a refusal only: see ``reports.refusals``.
         """
         details = {
             "usage": usage_counts(usage),
@@ -110,8 +113,10 @@ class AsyncCalls(
             amount=checked_amount(amount),
             details=details_text(details),
         )
-        drive = self._spooling.settled if already_used else self._spooling.admitted
-        return await drive(command, flows.settled(command))
+        flow = flows.settled(command)
+        if already_used:
+            return await self._spooling.settled(command, flow)
+        return await self._spooling.admitted(command, flow, (provider, model))
 
     async def place_hold(
         self,
@@ -122,12 +127,15 @@ class AsyncCalls(
         operation_id: str | None = None,
         ttl: float | None = None,
         reference: str | None = None,
+        provider: str | None = None,
+        model: str | None = None,
     ) -> PlacedHold:
         """
         Set units aside for ``ttl`` seconds, or raise ``QuotaInsufficientError``.
 
         The hold's id is the operation id. While Redis is away, ``EngineUnavailableError``, or a
-        hold within the account's offline allowance, marked ``.offline``.
+        hold within the account's offline allowance, marked ``.offline``. ``provider`` and
+        ``model`` are told with a refusal only: see ``reports.refusals``.
         """
         seconds = self._settings.hold_ttl_seconds if ttl is None else ttl
         command = PlaceHold(
@@ -137,7 +145,8 @@ class AsyncCalls(
             ttl_ms=checked_ttl_ms(seconds),
             details=details_text({"reference": checked_text(reference, name="reference")}),
         )
-        return await self._spooling.admitted(command, flows.settled(command))
+        called = (provider, model)
+        return await self._spooling.admitted(command, flows.settled(command), called)
 
     async def extend_hold(
         self,

@@ -17,6 +17,7 @@ from quota_engine.forecasts import Forecast, forecast
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
+from quota_engine.refusals import RefusalReport, checked_refusal_query, refusal_report
 from quota_engine.reporting import (
     ReportQuery,
     UsageReport,
@@ -105,6 +106,25 @@ class AsyncReports:
         """Return a period beside the one of the same length before it, and how that changed."""
         now, before = checked_trend_query(by=by, since=since, until=until, **asked)
         return trend(await self._report(now), await self._report(before))
+
+    async def refusals(
+        self,
+        by: str | Sequence[str] = (),
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        **asked: Any,
+    ) -> RefusalReport:
+        """
+        Return how many calls were made, refused and failed, by day, account, model and the like.
+
+        Also by month, team, provider and quota type; filters are these, and ``viewer``. Clients
+        write down what they refused a few seconds later. A refusal has a model where the caller
+        named it: metered calls do.
+        """
+        query = checked_refusal_query(by=by, since=since, until=until, **asked)
+        pieces = await in_thread(self._store.read_refusals, query)
+        return refusal_report(await self._report(query), pieces)
 
     async def forecast(
         self, account: str, quota_type: str, *, days: int = 7, viewer: str | None = None

@@ -31,6 +31,7 @@ from quota_engine.errors import (
     QuotaError,
     RedisAwayError,
 )
+from quota_engine.keys import QuotaName
 from quota_engine.settings import Settings
 from quota_engine.spool import Spool, SpoolError
 from quota_engine.spooled import Spoolable, operation_of, result_of
@@ -100,16 +101,33 @@ class AsyncSpooling:
         is_known = hold is not None and not isinstance(hold, str)
         return cast("T", await in_thread(self._note, command, is_known, failure))
 
-    async def admitted(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
-        """Drive what must be admitted; while Redis is away, the account's allowance decides."""
+    async def admitted(
+        self,
+        command: PlaceHold | Debit,
+        flow: Flow[T],
+        called: tuple[str | None, str | None] = (None, None),
+    ) -> T:
+        """
+        Drive what must be admitted; while Redis is away, the account's allowance decides.
+
+        ``called``: the provider and model, by which a refusal is counted.
+        """
         started = time.monotonic()
         try:
             result = await self._try_to_admit(command, flow)
         except QuotaError as error:
             self._transport.metrics.failed(command.script, time.monotonic() - started, error)
+            self.count_refusal(command.quota, error, called)
             raise
         self._transport.metrics.done(command.script, time.monotonic() - started, result)
         return result
+
+    def count_refusal(
+        self, quota: QuotaName, error: QuotaError, called: tuple[str | None, str | None]
+    ) -> None:
+        """Count a call that was refused, for the reports."""
+        provider, model = called
+        self._transport.refusals.add(quota, error, self.now_ms(), provider=provider, model=model)
 
     async def _try_to_admit(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
         try:

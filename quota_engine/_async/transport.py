@@ -38,6 +38,7 @@ from quota_engine.errors import (
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
 from quota_engine.metrics.collector import Metrics
+from quota_engine.metrics.refused import Refusals
 from quota_engine.reach import POOL_EXHAUSTED, Reach
 from quota_engine.resending import QUESTIONS, RecentCommands
 from quota_engine.scripts import load_scripts
@@ -102,8 +103,9 @@ class AsyncTransport:
         self._recent = recent if seconds else None
         self.resending = AsyncResending(self, recent)
         self.reach = Reach()
-        self.metrics = Metrics()
+        self.metrics, self.refusals = Metrics(), Refusals()
         forgotten_at_fork(self.metrics)
+        forgotten_at_fork(self.refusals)
 
     async def connect(self) -> None:
         """Ask the gate, and reach the server once. Does nothing when that was done."""

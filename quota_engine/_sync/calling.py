@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 
 from quota_engine._sync.pricing import Pricing
@@ -11,6 +12,7 @@ from quota_engine._sync.spooling import Spooling
 from quota_engine._sync.transport import Transport
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
+from quota_engine.errors import InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
 from quota_engine.metrics.collector import Metrics
@@ -39,6 +41,25 @@ class Calling(Pricing):
     def metrics(self) -> Metrics:
         """What this engine decided, and how long it took: see ``quota_engine.metrics``."""
         return self._transport.metrics
+
+    def count_refusal(
+        self,
+        account: str,
+        quota_type: str,
+        error: QuotaError,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        """
+        Count a call that was refused before this engine was asked, for ``reports.refusals``.
+
+        Metered calls do so by themselves. Only in memory; an error that is no refusal, or a quota
+        that there can't be, is not counted.
+        """
+        with suppress(InvalidArgumentError):
+            quota = self._quota(account, quota_type)
+            self._spooling.count_refusal(quota, error, (provider, model))
 
     def _resent_samples(self) -> Iterator[Sample]:
         for outcome, count in asdict(self.resent).items():

@@ -18,6 +18,7 @@ from quota_engine.forecasts import Forecast, forecast
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
+from quota_engine.refusals import RefusalReport, checked_refusal_query, refusal_report
 from quota_engine.reporting import (
     ReportQuery,
     UsageReport,
@@ -106,6 +107,25 @@ class Reports:
         """Return a period beside the one of the same length before it, and how that changed."""
         now, before = checked_trend_query(by=by, since=since, until=until, **asked)
         return trend(self._report(now), self._report(before))
+
+    def refusals(
+        self,
+        by: str | Sequence[str] = (),
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        **asked: Any,
+    ) -> RefusalReport:
+        """
+        Return how many calls were made, refused and failed, by day, account, model and the like.
+
+        Also by month, team, provider and quota type; filters are these, and ``viewer``. Clients
+        write down what they refused a few seconds later. A refusal has a model where the caller
+        named it: metered calls do.
+        """
+        query = checked_refusal_query(by=by, since=since, until=until, **asked)
+        pieces = in_place(self._store.read_refusals, query)
+        return refusal_report(self._report(query), pieces)
 
     def forecast(
         self, account: str, quota_type: str, *, days: int = 7, viewer: str | None = None

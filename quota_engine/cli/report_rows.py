@@ -14,6 +14,7 @@ import typer
 
 from quota_engine.cli.output import to_plain
 from quota_engine.errors import InvalidArgumentError
+from quota_engine.refusals import RefusalReport, RefusalRow
 from quota_engine.reporting import COUNTED, UNITS, USED, ReportRow, UsageReport
 
 Viewer = Annotated[
@@ -38,6 +39,14 @@ def flat(report: UsageReport, row: ReportRow) -> dict[str, Any]:
         for unit in getattr(report.total, name):
             told[f"{called}_{unit or 'unknown'}"] = values.get(unit)
     return told | {name: getattr(row, name) for name in ("p50_ms", "p95_ms", "p99_ms")}
+
+
+def refusal_columns(report: RefusalReport, row: RefusalRow) -> dict[str, Any]:
+    """Return a row of a report of refusals as plain columns, one for each reason there is."""
+    told: dict[str, Any] = {name: getattr(row, name) for name in report.by}
+    for name in ("calls", "refused", "refusal_rate", "failed", "error_rate"):
+        told[name] = getattr(row, name)
+    return told | {reason: row.reasons.get(reason, 0) for reason in report.total.reasons}
 
 
 def shown(

@@ -15,7 +15,7 @@ from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import Account, QuotaType, opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
 from quota_engine.cli.plots import app as plots
-from quota_engine.cli.report_rows import Viewer, flat, parse_day, shown, write_csv
+from quota_engine.cli.report_rows import Viewer, flat, parse_day, refusal_columns, shown, write_csv
 
 app = command_group("See what calls used and cost, and how long quota lasts.")
 app.add_typer(plots, name="plot")
@@ -113,7 +113,7 @@ def errors(
     """
     Show how many calls failed, timed out or were cancelled, and how long calls took.
 
-    A refused call is never made and leaves no record: the metrics count refusals.
+    A refused call is never made and leaves no record: `reports refusals` tells those.
 
     Example: quota-engine reports errors --by provider,model --from 2026-10-01
     """
@@ -123,6 +123,39 @@ def errors(
     )
     asked = {"viewer": viewer}
     _show(by, (since, until), csv, as_json=as_json, asked=asked, columns=columns)
+
+
+@app.command()
+def refusals(
+    by: By = "model",
+    *,
+    since: Since = None,
+    until: Until = None,
+    account: OfAccount = None,
+    team: Team = None,
+    quota_type: OfType = None,
+    viewer: Viewer = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Show how many calls were refused before they were made, and why, beside those that failed.
+
+    By day, month, account, team, provider, model and quota_type.
+
+    Example: quota-engine reports refusals --by account,day --from 2026-10-01
+    """
+    first, last = _period(since, until)
+    asked = {"account": account, "team": team, "quota_type": quota_type, "viewer": viewer}
+    with opened_engine() as engine:
+        report = engine.reports.refusals(_names(by), since=first, until=last, **asked)
+    if as_json:
+        print_json(report)
+        return
+    rows = [refusal_columns(report, row) for row in report.rows]
+    if report.by and rows:
+        rows.append({**refusal_columns(report, report.total), report.by[0]: "all"})
+    columns = list(refusal_columns(report, report.total))
+    print_rows(rows, columns, as_json=False, empty="no calls, and none refused")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    Table,
     and_,
     cast,
     func,
@@ -26,8 +27,10 @@ from sqlalchemy import (
 
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.refusals import refusals
 from quota_engine.ledger.report_tables import daily_costs
 from quota_engine.ledger.rollups import Rollups
+from quota_engine.refusals import RefusalPiece
 from quota_engine.reporting import COUNTED, SUMMED, Piece, ReportQuery, Timed
 from quota_engine.viewing import bounds_below
 
@@ -47,6 +50,17 @@ class ReportTables:
         with self._ledger.transaction() as connection:
             connection.execute(_AS_OF_NOW)
             return _pieces(connection, query), _timed(connection, query)
+
+    def read_refusals(self, query: ReportQuery) -> Sequence[RefusalPiece]:
+        """Return how often calls were refused, and why, as far as clients have written it."""
+        names = _names(query, refusals)
+        reason, count = refusals.c.reason, func.sum(refusals.c.refused)
+        asked = _asked(query, select(*names, reason, count), refusals).group_by(*names, reason)
+        with self._ledger.transaction() as connection:
+            return [
+                RefusalPiece(tuple(row[:-2]), row[-2], int(row[-1]))
+                for row in connection.execute(asked)
+            ]
 
     def rebuild_day(self, day: date) -> int:
         """Sum a whole day again; return its number of lines."""
@@ -71,12 +85,12 @@ class ReportTables:
             return found
 
 
-def _names(query: ReportQuery) -> list[ColumnElement[Any]]:
-    return [_dimension(query, name).label(f"by_{name}") for name in query.by]
+def _names(query: ReportQuery, table: Table = daily_costs) -> list[ColumnElement[Any]]:
+    return [_dimension(query, name, table).label(f"by_{name}") for name in query.by]
 
 
-def _dimension(query: ReportQuery, name: str) -> ColumnElement[Any]:
-    columns = daily_costs.c
+def _dimension(query: ReportQuery, name: str, table: Table) -> ColumnElement[Any]:
+    columns = table.c
     if name == "month":
         return func.to_char(columns.day, text("'YYYY-MM'"))
     if name == "team":
@@ -93,9 +107,9 @@ def _first(parts: ColumnElement[Any], count: ColumnElement[Any]) -> ColumnElemen
     return func.trim_array(parts, func.cardinality(parts) - count)
 
 
-def _asked(query: ReportQuery, selected: Select[Any]) -> Select[Any]:
+def _asked(query: ReportQuery, selected: Select[Any], table: Table = daily_costs) -> Select[Any]:
     """Return a selection of the lines that a report is about."""
-    columns = daily_costs.c
+    columns = table.c
     names = ("account", "quota_type", "provider", "model", "usage_type", "status", "currency")
     for name in names:
         if (asked := getattr(query, name)) is not None:

@@ -92,6 +92,21 @@ class MeteredCall:
         Raises ``ModelDisabledError``, ``PoolEmptyError``, ``QuotaInsufficientError`` or
         ``PricingNotFoundError``.
         """
+        called = {"provider": self.provider, "model": self.model}
+        try:
+            is_billed = yield from self._prepared()
+        except QuotaError as error:
+            yield Ask("count_refusal", (self.account, self.plan.quota_type, error), called)
+            raise
+        if not is_billed:
+            return
+        options: dict[str, Any] = {} if self.plan.ttl is None else {"ttl": self.plan.ttl}
+        place = (self.account, self.plan.quota_type, self._units)
+        self.hold = yield Ask("place_hold", place, options | called)
+        self._started = time.monotonic()
+
+    def _prepared(self) -> Flow[bool]:
+        """Estimate the units to hold; return whether the call is billed at all."""
         if self._was_named:
             with suppress(EngineUnavailableError):  # what is to be done then, the price decides
                 yield Ask("check_enabled", (self.provider, self.model))
@@ -103,7 +118,7 @@ class MeteredCall:
                 raise
             yield from self._check_pool(None)
             self._leave_unbilled(error)
-            return
+            return False
         except EngineUnavailableError as error:
             if is_credit(self.plan.quota_type):
                 raise
@@ -113,10 +128,7 @@ class MeteredCall:
             self._at = cost.at
         yield from self._check_pool(cost)
         self._units = max(1, self._units_of(self._estimate, cost))
-        options: dict[str, Any] = {} if self.plan.ttl is None else {"ttl": self.plan.ttl}
-        place = (self.account, self.plan.quota_type, self._units)
-        self.hold = yield Ask("place_hold", place, options)
-        self._started = time.monotonic()
+        return True
 
     def _check_pool(self, cost: Any) -> Flow[None]:
         """Refuse a call that its provider would not be paid for, where the plan says so."""

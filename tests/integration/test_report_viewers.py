@@ -19,6 +19,8 @@ import pytest
 from sqlalchemy import text
 
 from quota_engine import NotSeenError, QuotaEngine
+from quota_engine.ledger.refusals import add_refusals
+from quota_engine.refusals import Refused
 from quota_engine.viewing import bounds_below, sees
 from tests.called import record
 from tests.commands import Cli
@@ -62,10 +64,20 @@ def engine(redis_url: str, database_url: str, accounts: list[str]) -> Iterator[Q
         clock.now = BEGIN + timedelta(days=3, hours=20)
         opened.drain()
         opened.reports.usage()
+        add_refusals(
+            opened.deployment.ledger, {refused(one): dice.randint(1, 9) for one in accounts}
+        )
         yield opened
 
 
+def refused(account: str) -> Refused:
+    """Return what is counted of an account's refusals, each by a model of its own."""
+    return Refused(20_485, account, "text_token", "p", f"m-{account}", "insufficient")
+
+
 STATUSES = ("success", "failed", "timeout")
+#: What reports are made of.
+TABLES = ("daily_costs", "refusals")
 Ask = Callable[..., Any]
 
 
@@ -85,6 +97,8 @@ def questions(reports: Any) -> dict[str, Ask]:
         "trend": lambda **who: reports.trend("provider", **days, **who),
         "series": lambda **who: reports.usage_series("account", layers=1, **who),
         "costs": reports.cost_series,
+        "refusals": reports.refusals,
+        "refusals by team": lambda **who: reports.refusals(("team", "model"), **who),
     }
 
 
@@ -118,13 +132,15 @@ def test_a_report_is_that_of_the_subtree_alone(
     check_names(engine, accounts)
     check_command(cli, engine)
     with engine.deployment.ledger.transaction() as sql:
-        sql.execute(text("CREATE TABLE kept AS TABLE daily_costs"))
+        for table in TABLES:
+            sql.execute(text(f"CREATE TABLE kept_{table} AS TABLE {table}"))
     for viewer, told in answers.items():
         mine = [account for account in accounts if parts_are_below(account, viewer)]
         with engine.deployment.ledger.transaction() as sql:
-            sql.execute(text("TRUNCATE daily_costs"))
-            again = "INSERT INTO daily_costs SELECT * FROM kept WHERE account = ANY(:mine)"
-            sql.execute(text(again), {"mine": mine})
+            for table in TABLES:
+                sql.execute(text(f"TRUNCATE {table}"))
+                kept = f"SELECT * FROM kept_{table} WHERE account = ANY(:mine)"
+                sql.execute(text(f"INSERT INTO {table} {kept}"), {"mine": mine})
         assert {name: unnamed(ask()) for name, ask in asked.items()} == told, viewer
         assert told["total"].total != everything
 
