@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -116,6 +117,39 @@ def test_a_block_is_refused_too_and_pools_are_read_every_few_seconds_only(
         with pytest.raises(PoolEmptyError), other.meter("user:1", "text_token", **plan):
             raise AssertionError("the call must not be made")
         assert len(reads) == 2
+
+
+def test_while_one_reads_again_the_others_go_by_what_was_read(
+    redis_url: str, database_url: str
+) -> None:
+    started, go, reads = threading.Event(), threading.Event(), 0
+    with QuotaEngine.open(redis_url, database_url, pool_refresh_seconds=0) as engine:
+        engine.pools.define("openai", currency="USD")
+        store = engine.deployment.statement_store.pools
+        read = store.standings
+
+        def slow() -> Any:
+            nonlocal reads
+            reads += 1
+            started.set()
+            go.wait(20)
+            return read()
+
+        def check() -> None:
+            with pytest.raises(PoolEmptyError):
+                engine.pools.check("OpenAI")
+
+        check()
+        store.standings = slow  # type: ignore[method-assign]
+        thread = threading.Thread(target=check)
+        thread.start()
+        assert started.wait(20)
+        check()
+        assert reads == 1
+        go.set()
+        thread.join(30)
+        check()
+        assert reads == 2
 
 
 @contextmanager
