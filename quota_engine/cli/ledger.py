@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+from quota_engine.cli.report_rows import parse_day
+from quota_engine.errors import InvalidArgumentError
 
 app = command_group("Make the ledger's tables, fill them from Redis, and prove them.")
 
@@ -99,4 +102,54 @@ def verify(
     else:
         print_rows(found, FINDINGS, as_json=False, empty=f"{entries} entries, all in order")
     if found:
+        raise typer.Exit(3)
+
+
+@app.command()
+def archive(
+    before: Annotated[
+        str | None, typer.Option("--before", help="Write what is older than this day (UTC).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="An empty folder to write to.")] = None,
+    proved: Annotated[
+        Path | None, typer.Option("--verify", help="Prove the archive in this folder instead.")
+    ] = None,
+    *,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Write old entries and usage records to files that prove themselves; delete nothing.
+
+    What was written is proved at once, as --verify does later: by checksums, by each log's own
+    chain, and by the ledger. Exits with 3 when something is wrong.
+
+    Example: quota-engine ledger archive --before 2026-10-01 --out archive-2026-10
+
+    Example: quota-engine ledger archive --verify archive-2026-10
+    """
+    day = parse_day(before, name="--before")
+    if (proved is None) == (day is None or out is None):
+        raise InvalidArgumentError("give --before and --out to write an archive, or --verify")
+    url = database_url()
+    from quota_engine.jobs.archive import read_manifest, write_archive
+    from quota_engine.jobs.archive_proof import archive_problems
+    from quota_engine.ledger import Ledger
+    from quota_engine.ledger.migrate import check_migrated
+
+    with Ledger.open(url) as ledger:
+        check_migrated(ledger.engine)
+        if out is not None and day is not None:
+            write_archive(ledger, out, day)
+        folder = proved or out
+        assert folder is not None
+        manifest, problems = read_manifest(folder), list(archive_problems(ledger, folder))
+    rows = {name: file.rows for name, file in manifest.files.items()}
+    facts = {"folder": folder, "before": manifest.before, **rows, "problems": problems}
+    if as_json:
+        print_json(facts)
+    else:
+        told = f"{rows['ledger_entries']} entries and {rows['usage_records']} usage records"
+        typer.echo(f"{folder}: {told} of {rows['balances']} quotas, before {manifest.before}")
+        typer.echo("\n".join(problems) or "every checksum, chain and balance is right")
+    if problems:
         raise typer.Exit(3)
