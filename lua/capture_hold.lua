@@ -18,6 +18,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch         the epoch the caller knows
@@ -32,6 +33,7 @@ ARGV
   10 is_final      1: close the hold; 0: keep the rest held
   11 is_known      1: the ledger knows the hold, charge late
   12 details       JSON of the caller, kept with the entry
+  13 others        further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   CAPTURED  fingerprint version amount shortfall balance held debt flags terms movements
@@ -53,10 +55,11 @@ ERRORS                          (in the order they are checked)
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local is_final, is_known, details = ARGV[10], ARGV[11], ARGV[12]
+local is_final, is_known, details, others = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -66,44 +69,54 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, operation_id)
-if remembered then
-  return operations.replay(state, operation_id, fingerprint, remembered)
+state.asked, state.details = amount, details
+local base, tail = operation_id, ""
+if is_final == "1" then
+  base, tail = hold_id, ":capture"
 end
-refused = quotas.bring_up(state, due_max)
+local states
+states, refused = quotas.gather(state, base, tail, fingerprint, others, more_keys)
+if not states then
+  return refused
+end
+refused = quotas.bring_up_all(states, due_max)
 if refused then
   return refused
 end
-local hold = holds.get(state, hold_id)
-local is_late = not hold
-if is_late and is_known ~= "1" and not operations.happened(state, hold_id)
+if is_known ~= "1" and not holds.get(state, hold_id) and not operations.happened(state, hold_id)
     and not operations.happened(state, hold_id .. ":release")
     and not operations.happened(state, hold_id .. ":expire") then
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
-local rest = amount
-if hold then
-  local closes = is_final == "1"
+-- Use the hold of one quota. Returns what it did not cover.
+local function use(each, hold)
+  local closes, used = is_final == "1", each.asked
   if closes then
-    settlement.lose_ended(state, hold, amount, state.now)
+    settlement.lose_ended(each, hold, used, state.now)
   end
-  rest = amount - settlement.consume(state, hold, amount)
+  local rest = used - settlement.consume(each, hold, used)
   if closes then
-    settlement.close(state, hold)
+    settlement.close(each, hold)
   else
-    local part = math.min(amount, hold.amount)
-    hold.amount, state.held = hold.amount - part, state.held - part
-    holds.keep(state, hold)
+    local part = math.min(used, hold.amount)
+    hold.amount, each.held = hold.amount - part, each.held - part
+    holds.keep(each, hold)
   end
+  return rest
 end
-local shortfall = quotas.charge(state, rest)
-local answer = entries.add(state, "hold.captured", {
-  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, shortfall = shortfall, subject = hold_id,
-  flags = is_late and "late" or is_final ~= "1" and "part" or "", details = details,
-})
-operations.remember(state, operation_id, answer)
+
+for _, each in ipairs(states) do
+  local hold = holds.get(each, hold_id .. each.suffix)
+  local rest = hold and use(each, hold) or each.asked
+  local shortfall = quotas.charge(each, rest)
+  each.answer = entries.add(each, "hold.captured", {
+    at = state.now, operation_id = each.id, fingerprint = fingerprint,
+    amount = each.asked, shortfall = shortfall, subject = hold_id .. each.suffix,
+    flags = not hold and "late" or is_final ~= "1" and "part" or "", details = each.details,
+  })
+  operations.remember(each, each.id, each.answer)
+end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or quotas.answer("CAPTURED", answer)
+return quotas.commit_all(states) or quotas.answer_all("CAPTURED", states)

@@ -14,6 +14,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch         the epoch the caller knows
@@ -26,11 +27,12 @@ ARGV
    8 amount        units
    9 details       JSON of the caller, kept with the entry
   10 outbox_max    entries that may wait to be persisted
+  11 others        further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
-  DENIED    what could have been admitted, in units
+  DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -41,17 +43,17 @@ ERRORS                          (in the order they are checked)
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
---- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local operation_id, fingerprint, amount = ARGV[6], ARGV[7], tonumber(ARGV[8])
-local details, outbox_max = ARGV[9], tonumber(ARGV[10])
+local details, outbox_max, others = ARGV[9], tonumber(ARGV[10]), ARGV[11]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -61,28 +63,26 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, operation_id)
-if remembered then
-  return operations.replay(state, operation_id, fingerprint, remembered)
+state.asked, state.details = amount, details
+local states
+states, refused = quotas.gather(state, operation_id, "", fingerprint, others, more_keys)
+if not states then
+  return refused
 end
-if state.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
-end
-refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
+refused = quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.bring_up_all(states, due_max)
+  or quotas.denied(states)
 if refused then
   return refused
 end
-local spendable = quotas.spendable(state)
-if amount > spendable then
-  return { "DENIED", amounts.text(math.max(spendable, 0)) }
+
+for _, each in ipairs(states) do
+  local shortfall = quotas.charge(each, each.asked)
+  each.answer = entries.add(each, "quota.debited", {
+    at = state.now, operation_id = each.id, fingerprint = fingerprint,
+    amount = each.asked, shortfall = shortfall, details = each.details,
+  })
+  operations.remember(each, each.id, each.answer)
 end
 
-local shortfall = quotas.charge(state, amount)
-local answer = entries.add(state, "quota.debited", {
-  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, shortfall = shortfall, details = details,
-})
-operations.remember(state, operation_id, answer)
-
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or quotas.answer("DEBITED", answer)
+return quotas.commit_all(states) or quotas.answer_all("DEBITED", states)

@@ -15,6 +15,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch         the epoch the caller knows
@@ -26,6 +27,7 @@ ARGV
    7 fingerprint   hash of the operation's arguments
    8 amount        units
    9 details       JSON of the caller, kept with the entry
+  10 others        further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
@@ -44,9 +46,11 @@ ERRORS                          (in the order they are checked)
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
-local operation_id, fingerprint, amount, details = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local operation_id, fingerprint, amount = ARGV[6], ARGV[7], tonumber(ARGV[8])
+local details, others = ARGV[9], ARGV[10]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -56,20 +60,25 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, operation_id)
-if remembered then
-  return operations.replay(state, operation_id, fingerprint, remembered)
+state.asked, state.details = amount, details
+local states
+states, refused = quotas.gather(state, operation_id, "", fingerprint, others, more_keys)
+if not states then
+  return refused
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.bring_up_all(states, due_max)
 if refused then
   return refused
 end
-local shortfall = quotas.charge(state, amount)
-local answer = entries.add(state, "quota.debited", {
-  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, shortfall = shortfall, flags = "used", details = details,
-})
-operations.remember(state, operation_id, answer)
+
+for _, each in ipairs(states) do
+  local shortfall = quotas.charge(each, each.asked)
+  each.answer = entries.add(each, "quota.debited", {
+    at = state.now, operation_id = each.id, fingerprint = fingerprint,
+    amount = each.asked, shortfall = shortfall, flags = "used", details = each.details,
+  })
+  operations.remember(each, each.id, each.answer)
+end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or quotas.answer("DEBITED", answer)
+return quotas.commit_all(states) or quotas.answer_all("DEBITED", states)

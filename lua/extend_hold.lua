@@ -14,6 +14,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch         the epoch the caller knows
@@ -27,10 +28,11 @@ ARGV
    9 amount        units, the new total; 0 to keep it
   10 ttl_ms        milliseconds from now; 0 to keep the expiry
   11 outbox_max    entries that may wait to be persisted
+  12 others        further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   EXTENDED  amount expires_at
-  DENIED    the total that could have been admitted, in units
+  DENIED    of each quota its name, the total asked of it, and that which it could have admitted, in units
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -53,10 +55,11 @@ ERRORS                          (in the order they are checked)
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local ttl_ms, outbox_max = tonumber(ARGV[10]), tonumber(ARGV[11])
+local ttl_ms, outbox_max, others = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -66,57 +69,67 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, operation_id)
-local replayed = remembered and operations.replay(state, operation_id, fingerprint, remembered)
-if replayed and replayed.err then
+state.asked = amount
+local states, replayed, opened = quotas.gather(state, operation_id, "", fingerprint, others, more_keys)
+if not opened and not states or replayed and replayed.err then
   return replayed
 end
-refused = quotas.bring_up(state, due_max)
+states = states or opened
+refused = quotas.bring_up_all(states, due_max)
 if refused then
   return refused
 end
-local hold = holds.get(state, hold_id)
-if not hold then
+if not holds.get(state, hold_id) then
   if operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":expire") then
     return redis.error_reply("HOLD_CLOSED " .. hold_id)
   end
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
-local growth = (replayed or amount == 0) and 0 or amount - hold.amount
-if growth < 0 then
-  return redis.error_reply("HOLD_SHRINKS " .. hold_id .. " holds " .. amounts.text(hold.amount))
-elseif growth > 0 and state.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+
+local grows = false
+for _, each in ipairs(states) do
+  each.hold = holds.get(each, hold_id .. each.suffix)
+  each.kept = each.hold and each.hold.amount or 0
+  local growth = (replayed or amount == 0 or not each.hold) and 0 or each.asked - each.kept
+  if growth < 0 then
+    return redis.error_reply("HOLD_SHRINKS " .. hold_id .. " holds " .. amounts.text(each.kept))
+  end
+  each.asked, grows = growth, grows or growth > 0
 end
-refused = growth > 0 and quotas.pressed(state, outbox_max)
+refused = grows and (quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.denied(states))
 if refused then
   return refused
-end
-local spendable = quotas.spendable(state)
-if growth > 0 and growth > spendable then
-  return { "DENIED", amounts.text(hold.amount + math.max(spendable, 0)) }
-end
-if redis.call("EXISTS", outbox_key) == 0 then
+elseif redis.call("EXISTS", outbox_key) == 0 then
   return redis.error_reply("FENCED the outbox is gone")
 end
 
-if ttl_ms > 0 then
-  hold.expires_at = state.now + ttl_ms
-  quotas.expect(state, "a:" .. hold_id, hold.expires_at)
-end
-if growth > 0 then
-  local covered, allocations = grants.take(state, math.min(growth, state.remaining), true)
+local function grow(each, hold)
+  local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
   for _, word in ipairs(allocations) do
     hold.allocations[#hold.allocations + 1] = word
   end
-  hold.amount, hold.covered = hold.amount + growth, hold.covered + covered
-  state.held = state.held + growth
-  operations.remember(state, operation_id, entries.add(state, "hold.extended", {
-    at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-    amount = hold.amount, subject = hold_id, terms = amounts.text(hold.expires_at),
+  hold.amount, hold.covered = hold.amount + each.asked, hold.covered + covered
+  each.held = each.held + each.asked
+  operations.remember(each, each.id, entries.add(each, "hold.extended", {
+    at = state.now, operation_id = each.id, fingerprint = fingerprint,
+    amount = hold.amount, subject = hold.id, terms = amounts.text(hold.expires_at), details = each.details,
   }))
 end
-holds.keep(state, hold)
+
+for _, each in ipairs(states) do
+  local hold = each.hold
+  if hold then
+    if ttl_ms > 0 then
+      hold.expires_at = state.now + ttl_ms
+      quotas.expect(each, "a:" .. hold.id, hold.expires_at)
+    end
+    if each.asked > 0 then
+      grow(each, hold)
+    end
+    holds.keep(each, hold)
+  end
+end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or { "EXTENDED", amounts.text(hold.amount), amounts.text(hold.expires_at) }
+return quotas.commit_all(states)
+  or { "EXTENDED", amounts.text(state.hold.amount), amounts.text(state.hold.expires_at) }

@@ -55,8 +55,8 @@ ERRORS                          (in the order they are checked)
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
--- version, chain, sums, limits, head: what the hash holds beside its grants.
-local FIXED_FIELDS = 11
+-- version, chain, sums, limits, head, granted: what the hash holds beside its grants.
+local FIXED_FIELDS = 12
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -100,7 +100,7 @@ end
 local text = amounts.text
 local terms = text(priority) .. " " .. text(begins) .. " " .. text(expires_at) .. " " .. text(state.now)
 local grant = { id = grant_id, remaining = 0, reserved = 0, state = "l", next = "", terms = terms }
-state.grants[grant_id] = grant
+state.grants[grant_id], state.granted = grant, "1"
 if begins > state.now then
   grant.state, grant.remaining = "p", amount
   state.pending = state.pending + amount

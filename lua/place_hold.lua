@@ -16,6 +16,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch        the epoch the caller knows
@@ -29,11 +30,14 @@ ARGV
    9 ttl_ms       milliseconds from now
   10 details      JSON of the caller, kept with the entry
   11 outbox_max   entries that may wait to be persisted
+  12 others       further quotas that the call acts on (lib/shares); empty: none
+  13 is_dry       1: only say whether it would be admitted now
 
 RETURNS
   PLACED    fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
-  DENIED    what could have been admitted, in units
+  ADMITTED  expires_at balance version: it would be placed; nothing changed
+  DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -53,10 +57,11 @@ ERRORS                          (in the order they are checked)
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, fingerprint, amount, ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
-local details, outbox_max = ARGV[10], tonumber(ARGV[11])
+local details, outbox_max, others, is_dry = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -66,37 +71,40 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, hold_id)
-if remembered then
-  return operations.replay(state, hold_id, fingerprint, remembered)
+state.asked, state.details = amount, details
+local states
+states, refused = quotas.gather(state, hold_id, "", fingerprint, others, more_keys)
+if not states then
+  return refused
 end
-if holds.get(state, hold_id) then
-  return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
+for _, each in ipairs(states) do
+  if holds.get(each, each.id) then
+    return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
+  end
 end
-if state.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
-end
-refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
+refused = quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.bring_up_all(states, due_max)
+  or quotas.denied(states)
 if refused then
   return refused
 end
-local spendable = quotas.spendable(state)
-if amount > spendable then
-  return { "DENIED", amounts.text(math.max(spendable, 0)) }
-end
 
 local expires_at = state.now + ttl_ms
-local covered, allocations = grants.take(state, math.min(amount, state.remaining), true)
-state.held = state.held + amount
-holds.keep(state, {
-  id = hold_id, amount = amount, covered = covered, expires_at = expires_at, allocations = allocations,
-})
-quotas.expect(state, "a:" .. hold_id, expires_at)
-local answer = entries.add(state, "hold.placed", {
-  at = state.now, operation_id = hold_id, fingerprint = fingerprint, amount = amount,
-  subject = hold_id, terms = amounts.text(expires_at), details = details,
-})
-operations.remember(state, hold_id, answer)
+if is_dry == "1" then
+  return { "ADMITTED", amounts.text(expires_at), amounts.text(entries.balance(state)), amounts.text(state.version) }
+end
+for _, each in ipairs(states) do
+  local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
+  each.held = each.held + each.asked
+  holds.keep(each, {
+    id = each.id, amount = each.asked, covered = covered, expires_at = expires_at, allocations = allocations,
+  })
+  quotas.expect(each, "a:" .. each.id, expires_at)
+  each.answer = entries.add(each, "hold.placed", {
+    at = state.now, operation_id = each.id, fingerprint = fingerprint, amount = each.asked,
+    subject = each.id, terms = amounts.text(expires_at), details = each.details,
+  })
+  operations.remember(each, each.id, each.answer)
+end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or quotas.answer("PLACED", answer)
+return quotas.commit_all(states) or quotas.answer_all("PLACED", states)

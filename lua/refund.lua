@@ -106,7 +106,7 @@ local function regrant(grant_id, units, expires_at)
   local now = amounts.text(state.now)
   local terms = PRIORITY .. " " .. now .. " " .. amounts.text(expires_at) .. " " .. now
   local grant = { id = grant_id, remaining = 0, reserved = 0, state = "l", next = "", terms = terms }
-  state.grants[grant_id] = grant
+  state.grants[grant_id], state.granted = grant, "1"
   burn_down.give(state, grant, units, 0)
   if grant.remaining > 0 then
     quotas.expect(state, "c:" .. grant_id, expires_at)

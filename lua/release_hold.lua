@@ -14,6 +14,7 @@ KEYS
   6 changes   zset    what will begin or end
   7 ops0      hash    remembered operations, even periods
   8 ops1      hash    remembered operations, odd periods
+  9+ more     the keys 4 to 8 of each further quota
 
 ARGV
    1 epoch         the epoch the caller knows
@@ -25,6 +26,7 @@ ARGV
    7 operation_id  unique per quota
    8 fingerprint   hash of the operation's arguments
    9 details       JSON of the caller, kept with the entry
+  10 others        further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   RELEASED  fingerprint version amount shortfall balance held debt flags terms movements
@@ -47,9 +49,11 @@ ERRORS                          (in the order they are checked)
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
-local hold_id, operation_id, fingerprint, details = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local hold_id, operation_id, fingerprint = ARGV[6], ARGV[7], ARGV[8]
+local details, others = ARGV[9], ARGV[10]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -59,16 +63,17 @@ local state, refused = quotas.open(keys, epoch, quota_name, now_ms, horizon_ms)
 if not state then
   return refused
 end
-local remembered = operations.recall(state, operation_id)
-if remembered then
-  return operations.replay(state, operation_id, fingerprint, remembered)
+state.details = details
+local states
+states, refused = quotas.gather(state, hold_id, ":release", fingerprint, others, more_keys)
+if not states then
+  return refused
 end
-refused = quotas.bring_up(state, due_max)
+refused = quotas.bring_up_all(states, due_max)
 if refused then
   return refused
 end
-local hold = holds.get(state, hold_id)
-if not hold then
+if not holds.get(state, hold_id) then
   if operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":capture")
       or operations.happened(state, hold_id .. ":expire") then
     return { "CLOSED" }
@@ -76,14 +81,19 @@ if not hold then
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
-local amount = hold.amount
-settlement.lose_ended(state, hold, 0, state.now)
-settlement.close(state, hold)
-local answer = entries.add(state, "hold.released", {
-  at = state.now, operation_id = operation_id, fingerprint = fingerprint,
-  amount = amount, subject = hold_id, details = details,
-})
-operations.remember(state, operation_id, answer)
+for _, each in ipairs(states) do
+  local hold = holds.get(each, hold_id .. each.suffix)
+  if hold then
+    local amount = hold.amount
+    settlement.lose_ended(each, hold, 0, state.now)
+    settlement.close(each, hold)
+    each.answer = entries.add(each, "hold.released", {
+      at = state.now, operation_id = each.id, fingerprint = fingerprint,
+      amount = amount, subject = hold.id, details = each.details,
+    })
+    operations.remember(each, each.id, each.answer)
+  end
+end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state) or quotas.answer("RELEASED", answer)
+return quotas.commit_all(states) or quotas.answer_all("RELEASED", states)

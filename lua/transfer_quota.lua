@@ -89,7 +89,7 @@ if remembered then
   return operations.replay(state, transfer_id, fingerprint, remembered)
 end
 local to
-to, refused = quotas.open(to_keys, epoch, to_name, now_ms, horizon_ms)
+to, refused = quotas.open_beside(state, to_keys, to_name)
 if not to then
   return refused
 elseif operations.recall(to, arrival_id) then
@@ -125,4 +125,4 @@ transfers.arrive(to, arrival_id, parts, {
 })
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
-return quotas.commit(state, to) or quotas.answer("TRANSFERRED", answer)
+return quotas.commit_all({ state, to }) or quotas.answer("TRANSFERRED", answer)

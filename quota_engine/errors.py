@@ -35,6 +35,7 @@ Refusals carry their numbers as attributes. An unknown answer is a fault, never 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 
@@ -42,34 +43,56 @@ class QuotaError(Exception):
     """Base class of every error the engine raises on purpose."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScopeStanding:
+    """What a refused call asked of one quota, and what that could have admitted, in its units."""
+
+    account: str
+    quota_type: str
+    required: int
+    available: int
+
+
 class QuotaInsufficientError(QuotaError):
     """
     The quota cannot pay that much. Nothing was changed.
 
     ``required`` and ``available`` are units of the quota type; ``available`` is what could have
-    been admitted.
+    been admitted. ``account`` and ``quota_type`` name the quota that refused, which may be that of
+    an account above the caller's; ``scopes`` tells of every quota that the call acts on.
     """
 
-    def __init__(self, account: str, quota_type: str, *, required: int, available: int) -> None:
+    def __init__(
+        self,
+        account: str,
+        quota_type: str,
+        *,
+        required: int,
+        available: int,
+        scopes: tuple[ScopeStanding, ...] = (),
+    ) -> None:
         super().__init__(f"{account} has {available} {quota_type} available, {required} required")
         self.account = account
         self.quota_type = quota_type
         self.required = required
         self.available = available
+        self.scopes = scopes or (ScopeStanding(account, quota_type, required, available),)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild_insufficient, (
-            self.account,
-            self.quota_type,
-            self.required,
-            self.available,
-        )
+        asked = (self.account, self.quota_type, self.required, self.available)
+        return _rebuild_insufficient, (*asked, self.scopes)
 
 
 def _rebuild_insufficient(
-    account: str, quota_type: str, required: int, available: int
+    account: str,
+    quota_type: str,
+    required: int,
+    available: int,
+    scopes: tuple[ScopeStanding, ...] = (),
 ) -> QuotaInsufficientError:
-    return QuotaInsufficientError(account, quota_type, required=required, available=available)
+    return QuotaInsufficientError(
+        account, quota_type, required=required, available=available, scopes=scopes
+    )
 
 
 class InvalidArgumentError(QuotaError, ValueError):

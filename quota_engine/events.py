@@ -130,12 +130,14 @@ class Event:
     One message of an outbox, as bytes: nothing is known of them but where they stood.
 
     Of a message that is no entry, ``entry`` keeps all fields and values, joined by newlines.
+    ``is_followed``: the next one is of the same call, which the ledger gets whole.
     """
 
     event_id: EventId
     entry: bytes
     chain: bytes
     is_marker: bool = False
+    is_followed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

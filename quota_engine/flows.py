@@ -36,6 +36,7 @@ from quota_engine.commands import (
     NotRemembered,
     OperationFate,
     PersistTail,
+    PlaceHold,
     ReadBalance,
     ReadSnapshot,
     RecordedRefund,
@@ -53,6 +54,7 @@ from quota_engine.commands import (
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
 from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
 from quota_engine.errors import (
+    BackpressureError,
     EngineFault,
     GrantNotFoundError,
     HoldClosedError,
@@ -62,6 +64,7 @@ from quota_engine.errors import (
     OperationCancelledError,
     OperationNotFoundError,
     QuotaFrozenError,
+    QuotaInsufficientError,
 )
 from quota_engine.events import CANCELLED
 from quota_engine.keys import QuotaName
@@ -83,17 +86,27 @@ def settled(command: Command[T]) -> Flow[T]:
     while True:
         try:
             result: T = yield command
-        except QuotaNotLoadedError:
-            if not (yield from hydrated(command.quota, may_create=command.may_create)):
+        except QuotaNotLoadedError as error:
+            missing = QuotaName.parse(str(error))
+            if missing in command.others:
+                yield from hydrated(missing, may_create=True)
+            elif not (yield from hydrated(command.quota, may_create=command.may_create)):
                 return command.unknown()
-            if command.other is not None:
-                yield from hydrated(command.other, may_create=True)
         except CatchUpError:
             yield from caught_up(command.quota)
-            if command.other is not None:
-                yield from caught_up(command.other)
+            for quota in command.others:
+                yield from caught_up(quota)
         else:
             return result
+
+
+def admits(command: PlaceHold) -> Flow[bool]:
+    """Return whether a hold would be placed now; ``command`` is a dry one."""
+    try:
+        yield from settled(command)
+    except (QuotaInsufficientError, QuotaFrozenError, BackpressureError):
+        return False
+    return True
 
 
 def hydrated(quota: QuotaName, *, may_create: bool = False) -> Flow[bool]:

@@ -8,7 +8,7 @@ is the reader's to judge, so junk survives to the quarantine. This module must n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -25,6 +25,10 @@ from quota_engine.keys import QuotaName, ShardKeys
 
 #: Messages fetched at once by whoever walks through a whole outbox.
 PAGE = 2_000
+#: Messages fetched at once to complete what one call did to several quotas.
+CALL_PAGE = 100
+#: Words of a message that is an entry: ``entry``, ``chain``, and ``more`` if another follows.
+ENTRY_WORDS = (4, 6)
 #: Before the first id of any epoch.
 START = EventId(0, 0)
 
@@ -78,6 +82,18 @@ class Outbox:
             incarnation=_incarnation(info),
             noted=None if noted is None else EventId.parse(noted),
         )
+
+    def read_calls(self, after: EventId, count: int) -> OutboxPage:
+        """Return about ``count`` messages after an id: of what one call did all, or nothing."""
+        page = self.read(after, count)
+        while page.events and page.events[-1].is_followed:
+            more = self.read(page.events[-1].event_id, CALL_PAGE)
+            if not more.events:
+                break
+            ends = (place for place, event in enumerate(more.events) if not event.is_followed)
+            end = next(ends, len(more.events) - 1)
+            page = replace(more, events=(*page.events, *more.events[: end + 1]))
+        return page
 
     def walk(self, after: EventId, *, until: EventId | None = None) -> Iterator[Event]:
         """Yield the messages after an id, page by page, up to ``until`` if given."""
@@ -238,6 +254,8 @@ def _event(message_id: bytes, fields: dict[bytes, bytes] | list[bytes] | None) -
         return Event(event_id, entry=named[b"marker"], chain=b"", is_marker=True)
     if named.keys() == {b"entry", b"chain"}:
         return Event(event_id, entry=named[b"entry"], chain=named[b"chain"])
+    if named.keys() == {b"entry", b"chain", b"more"}:
+        return Event(event_id, named[b"entry"], named[b"chain"], is_followed=True)
     words = [word for pair in named.items() for word in pair]
     return Event(event_id, entry=b"\n".join(words), chain=b"")
 

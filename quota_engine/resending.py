@@ -40,7 +40,7 @@ from quota_engine.keys import QuotaName
 #: Commands that one client remembers at most, and holds that could not be placed again.
 KEPT_MAX, DROPPED_MAX = 20_000, 10_000
 #: First words of replies that only tell what had happened: asking again would be another question.
-QUESTIONS = frozenset({"APPLIED", "ABSENT"})
+QUESTIONS = frozenset({"APPLIED", "ABSENT", "ADMITTED"})
 #: First words of replies that tell of nothing new: what was answered before has survived.
 SURVIVED = frozenset({"REPLAYED", "APPLIED", "CLOSED", "EXTENDED"})
 

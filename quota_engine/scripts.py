@@ -29,6 +29,8 @@ class ScriptSpec:
 
     name: str
     keys: tuple[str, ...]
+    #: Whether keys of further quotas follow (a row with ``+`` after its number).
+    takes_more: bool
     argv: tuple[str, ...]
     returns: tuple[str, ...]
     errors: tuple[str, ...]
@@ -60,11 +62,13 @@ def load_script(root: Traversable, name: str) -> ScriptSpec:
     if header is None:
         raise ValueError(f"{name}.lua has no header block")
     sections = dict(SECTION.findall(header["body"] + "\n"))
+    keys = tuple(_rows(sections.get("KEYS", "")))
     shebang, _, body = text.partition("\n")
     expanded = _expand(body, root, included=[], open_files=(name,))
     return ScriptSpec(
         name=name,
-        keys=tuple(row.split()[1] for row in _rows(sections.get("KEYS", ""))),
+        keys=tuple(row.split()[1] for row in keys if not row.split()[0].endswith("+")),
+        takes_more=any(row.split()[0].endswith("+") for row in keys),
         argv=tuple(row.split()[1] for row in _rows(sections.get("ARGV", ""))),
         returns=tuple(row.split()[0] for row in _rows(sections.get("RETURNS", ""))),
         errors=tuple(row.split()[0] for row in _rows(sections.get("ERRORS", ""))),

@@ -28,6 +28,8 @@ from quota_engine.commands import (
     RecordUsage,
     ReleasedHold,
     ReleaseHold,
+    Share,
+    SharedCommand,
 )
 from quota_engine.errors import (
     BackpressureError,
@@ -69,6 +71,14 @@ class SpooledOperation:
     is_known: bool = False
     is_offline: bool = False
     details: str = ""
+    #: Of each further quota that it acts on ``amount name``, a line each.
+    others: str = ""
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """What it asks of further quotas."""
+        told = (line.partition(" ") for line in self.others.splitlines())
+        return tuple(Share(QuotaName.parse(name), int(amount)) for amount, _, name in told)
 
     @property
     def quota(self) -> QuotaName:
@@ -83,7 +93,8 @@ class SpooledOperation:
     @property
     def checksum(self) -> str:
         """A hash of everything, by which a torn row is known."""
-        values = [str(getattr(self, name)) for name in self.__slots__]
+        names = [name for name in self.__slots__ if name != "others" or self.others]
+        values = [str(getattr(self, name)) for name in names]
         return hashlib.blake2b("\x1f".join(values).encode(), digest_size=16).hexdigest()
 
 
@@ -98,6 +109,9 @@ def operation_of(
         facts["amount"] = command.amount
     if isinstance(command, CaptureHold):
         facts["is_final"] = command.is_final
+    if isinstance(command, SharedCommand):
+        lines = (f"{share.amount} {share.quota}" for share in command.shares)
+        facts["others"] = "\n".join(lines)
     return SpooledOperation(
         account=command.quota.account,
         quota_type=command.quota.quota_type,
@@ -120,13 +134,20 @@ def command_of(operation: SpooledOperation) -> Spoolable:
             amount=operation.amount,
             is_final=operation.is_final,
             details=details,
+            shares=operation.shares,
         )
     if operation.kind == RELEASE:
-        return ReleaseHold(quota=quota, hold_id=operation.hold_id, details=details)
+        return ReleaseHold(
+            quota=quota, hold_id=operation.hold_id, details=details, shares=operation.shares
+        )
     if operation.kind in {DEBIT, DEBIT_USED}:
         kind = Debit if operation.kind == DEBIT else DebitUsed
         return kind(
-            quota=quota, operation_id=operation_id, amount=operation.amount, details=details
+            quota=quota,
+            operation_id=operation_id,
+            amount=operation.amount,
+            details=details,
+            shares=operation.shares,
         )
     return RecordUsage(quota=quota, operation_id=operation_id, details=details)
 

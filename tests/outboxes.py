@@ -61,6 +61,12 @@ class OutboxWriter:
             pipeline.xadd(self.keys.outbox, fields, id=f"{self.epoch}-{self.n}")
         pipeline.execute()
 
+    def send_call(self, *written: Written) -> None:
+        """Put the entries of one call into the outbox: all but the last say that more follows."""
+        for one in written[:-1]:
+            self.send_raw({"entry": one.text, "chain": one.chain, "more": "1"})
+        self.send(written[-1])
+
     def send_raw(self, fields: dict[Any, Any]) -> EventId:
         """Put any bytes into the outbox, under the next id."""
         self.n += 1

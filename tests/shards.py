@@ -91,7 +91,10 @@ class Shard:
         reply = self.evalsha(command.script, keys, argv)
         if isinstance(reply, redis.ResponseError):
             return [code_of(reply)]
-        assert type(command) is not None
+        if reply[0] == "DENIED" and len(reply) == 4:  # one quota: what it could have admitted
+            assert reply[1] == str(command.quota)
+            assert int(reply[2]) > int(reply[3]) >= 0
+            return [reply[0], reply[3]]
         return reply
 
     def evalsha(self, script: str, keys: Any, argv: Any) -> Any:
@@ -157,6 +160,7 @@ def snapshot_of(
         debt=quota.debt,
         overdraft_limit=quota.overdraft_limit,
         frozen=quota.frozen,
+        is_granted=quota.is_granted,
         grants=tuple(
             GrantState(
                 grant.grant_id,

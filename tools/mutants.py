@@ -26,7 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tools.seeded_faults import MUTANTS, Mutant
+from tools.mutant import Mutant
+from tools.seeded_faults import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT_S = 300

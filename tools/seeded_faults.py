@@ -6,7 +6,8 @@ Each names the narrowest tests, so that all of them together take minutes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from tools.mutant import Mutant
+from tools.seeded_calls import CALLS
 
 SHARED = "tests/lua/test_what_scripts_share.py"
 PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
@@ -28,18 +29,8 @@ POOLS = "tests/integration/test_pools.py"
 ALLOWANCE = "tests/integration/test_spool_allowance.py"
 
 
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """One seeded fault and the tests that must see it."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: tuple[str, ...]
-
-
 MUTANTS = (
+    *CALLS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscription_actions.py",
@@ -78,8 +69,8 @@ MUTANTS = (
     Mutant(
         "a charge for what was used is refused under pressure",
         "lua/debit_used.lua",
-        "refused = quotas.bring_up(state, due_max)",
-        "refused = quotas.pressed(state, 3) or quotas.bring_up(state, due_max)",
+        "refused = quotas.bring_up_all(states, due_max)",
+        "refused = quotas.pressed(state, 3) or quotas.bring_up_all(states, due_max)",
         (PRESSURE,),
     ),
     Mutant(
@@ -171,7 +162,7 @@ MUTANTS = (
     Mutant(
         "a quota of an older life is taken as it is",
         "lua/lib/quotas.lua",
-        "if not stored[1] or (fence[2] and fence[2] ~= stored[1]) then",
+        "if not stored[1] or (issued and issued ~= stored[1]) then",
         "if not stored[1] then",
         (SHARED + "::test_a_quota_of_an_older_life_is_not_loaded",),
     ),
@@ -185,11 +176,11 @@ MUTANTS = (
     Mutant(
         "a late capture is refused",
         "lua/capture_hold.lua",
-        "local is_late = not hold\n",
-        "local is_late = not hold\n"
-        "if is_late then\n"
+        "local base, tail = operation_id",
+        "if not holds.get(state, hold_id) then\n"
         '  return redis.error_reply("HOLD_CLOSED " .. hold_id)\n'
-        "end\n",
+        "end\n"
+        "local base, tail = operation_id",
         (CAPTURE + "::test_a_hold_that_is_no_longer_open_is_charged_late_once",),
     ),
     Mutant(
@@ -202,8 +193,9 @@ MUTANTS = (
     Mutant(
         "a refused call writes",
         "lua/place_hold.lua",
-        'return { "DENIED"',
-        'redis.call("HSET", quota_key, "held", "1")\n  return { "DENIED"',
+        "if refused then\n  return refused\nend\n\nlocal expires_at",
+        'if refused then\n  redis.call("HSET", quota_key, "held", "1")\n  return refused\nend\n\n'
+        "local expires_at",
         (PLACE + "::test_a_hold_is_placed_once_and_denied_above_spendable",),
     ),
     Mutant(

@@ -8,15 +8,44 @@ a newer epoch's marker in it, nothing has been written yet).
 
 Fields of the quota's hash: version, chain, remaining (sum over live grants), covered (sum over open
 holds), held, debt, pending (sum over grants not yet started), overdraft (a number or "unlimited"),
-frozen (the reason), next_change_at (no change comes before it), head, g:<grant_id>.
+frozen (the reason), next_change_at (no change comes before it), head, granted (1: it has had a grant),
+g:<grant_id>.
+
+A call may act on several quotas of a shard, all or nothing: see lib/shares.
 ]]
 --- @include "lib/amounts"
 --- @include "lib/grants"
 --- @include "lib/operations"
 --- @lazy "lib/due"
+--- @lazy "lib/shares"
 local quotas = {}
 
 local FIELDS_MAX = 200
+local MORE, NOTHING = { "more", "1" }, {}
+
+-- The state of a quota as it is stored, or nil and the error to return. `issued`: the last version that
+-- was issued of it, false if none was in this epoch.
+local function read(keys, epoch, name, issued, server_now, now, horizon_ms)
+  local stored = redis.call("HMGET", keys.quota, "version", "chain", "remaining", "covered", "held", "debt",
+    "pending", "overdraft", "frozen", "next_change_at", "head", "granted")
+  if not stored[1] or (issued and issued ~= stored[1]) then
+    return nil, redis.error_reply("QUOTA_NOT_LOADED " .. name)
+  end
+  for place = 3, 7 do
+    stored[place] = stored[place] + 0 -- reads a number, without the cost of a call
+  end
+  stored[10] = stored[10] + 0
+  local remaining, covered, held, debt = stored[3], stored[4], stored[5], stored[6]
+  return {
+    keys = keys, epoch = epoch, name = name, server_now = server_now, horizon = horizon_ms, now = now,
+    version = stored[1] + 0, chain = stored[2], remaining = remaining, covered = covered,
+    held = held, debt = debt, pending = stored[7], limit = stored[8], frozen = stored[9],
+    next_change_at = stored[10], head = stored[11], granted = stored[12] or "1", stored = stored,
+    logged_balance = remaining + covered - debt, logged_held = held,
+    grants = {}, touched = {}, entries = {}, answers = {},
+    holds = {}, holds_changed = {}, changes = {},
+  }
+end
 
 -- The state of a quota, or nil and the error to return. `keys` is a table of the script's keys.
 function quotas.open(keys, epoch, name, now_ms, horizon_ms)
@@ -26,26 +55,48 @@ function quotas.open(keys, epoch, name, now_ms, horizon_ms)
   end
   local time = redis.call("TIME")
   local server_now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local stored = redis.call("HMGET", keys.quota, "version", "chain", "remaining", "covered", "held", "debt",
-    "pending", "overdraft", "frozen", "next_change_at", "head")
-  if not stored[1] or (fence[2] and fence[2] ~= stored[1]) then
-    return nil, redis.error_reply("QUOTA_NOT_LOADED " .. name)
+  local now = now_ms == "" and server_now or now_ms + 0
+  return read(keys, epoch, name, fence[2], server_now, now, horizon_ms)
+end
+
+-- Another quota of the shard, in the same instant as one that is open; or nil and the error to return.
+function quotas.open_beside(state, keys, name)
+  local issued = redis.call("HGET", keys.versions, name)
+  return read(keys, state.epoch, name, issued, state.server_now, state.now, state.horizon)
+end
+
+-- The states of all quotas that a call acts on, its own first; or nil and the reply, when one is not loaded
+-- or the call is remembered (then the states come third). `others` and `keys` tell of further quotas (lib/shares). The call's id in each is `base`, the
+-- quota's suffix, `tail`; state.id from then on.
+function quotas.gather(state, base, tail, fingerprint, others, keys)
+  state.suffix, state.id = "", base .. tail
+  if others == "" then
+    local remembered = operations.recall(state, state.id)
+    if remembered then
+      return nil, operations.replay(state, state.id, fingerprint, remembered), { state }
+    end
+    return { state }
   end
-  for place = 3, 7 do
-    stored[place] = stored[place] + 0 -- reads a number, without the cost of a call
+  local shares = load_shares()
+  local states, refused = shares.open(state, others, keys, quotas.open_beside)
+  if not states then
+    return nil, refused
   end
-  stored[10] = stored[10] + 0
-  local remaining, covered, held, debt = stored[3], stored[4], stored[5], stored[6]
-  return {
-    keys = keys, epoch = epoch, name = name, server_now = server_now, horizon = horizon_ms,
-    now = now_ms == "" and server_now or now_ms + 0,
-    version = stored[1] + 0, chain = stored[2], remaining = remaining, covered = covered,
-    held = held, debt = debt, pending = stored[7], limit = stored[8], frozen = stored[9],
-    next_change_at = stored[10], head = stored[11], stored = stored,
-    logged_balance = remaining + covered - debt, logged_held = held,
-    grants = {}, touched = {}, entries = {}, answers = {},
-    holds = {}, holds_changed = {}, changes = {},
-  }
+  local reply = shares.recall(states, base, tail, fingerprint)
+  if reply then
+    return nil, reply, states
+  end
+  return states
+end
+
+-- The error that says that one of them is frozen, or nil.
+function quotas.frozen(states)
+  for _, state in ipairs(states) do
+    if state.frozen ~= "" then
+      return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
+    end
+  end
+  return nil
 end
 
 function quotas.spendable(state)
@@ -92,7 +143,7 @@ function quotas.bring_up(state, limit, is_partial)
     "LIMIT", 0, limit + 1)
   local beyond = found[2 * limit + 2]
   if beyond and not is_partial then
-    return redis.error_reply("CATCH_UP more than " .. amounts.text(limit) .. " changes are due")
+    return redis.error_reply("CATCH_UP " .. state.name .. " has more than " .. amounts.text(limit) .. " changes due")
   end
   local due = load_due()
   for place = 1, math.min(#found, 2 * limit), 2 do
@@ -102,10 +153,21 @@ function quotas.bring_up(state, limit, is_partial)
   end
   if beyond then
     state.next_change_at = tonumber(beyond)
-    return redis.error_reply("CATCH_UP again")
+    return redis.error_reply("CATCH_UP " .. state.name .. " again")
   end
   local after = redis.call("ZRANGEBYSCORE", state.keys.changes, "(" .. now, "+inf", "WITHSCORES", "LIMIT", 0, 1)
   state.next_change_at = after[2] and tonumber(after[2]) or amounts.MAX
+  return nil
+end
+
+-- The same for all of them, or nothing.
+function quotas.bring_up_all(states, limit)
+  for _, state in ipairs(states) do
+    local refused = quotas.bring_up(state, limit)
+    if refused then
+      return refused
+    end
+  end
   return nil
 end
 
@@ -174,12 +236,15 @@ local function look(state)
   end
 end
 
--- Append the entries. Returns nil, or the error of an append that the outbox refused.
-local function append(state)
+-- Append the entries of a state. Returns nil, or the error of an append that the outbox refused. Of what
+-- one call does to several quotas, all entries but the very last say that more follows, so that the
+-- ledger gets all of them or none; `followers` is how many come after this state's, nil for one quota.
+local function append(state, followers)
   local lines = state.entries
   for place = 1, #lines, 2 do
+    local more = followers and (followers > 0 or place < #lines - 1)
     local id = redis.pcall("XADD", state.keys.outbox, "NOMKSTREAM", state.epoch .. "-*",
-      "entry", lines[place], "chain", lines[place + 1])
+      "entry", lines[place], "chain", lines[place + 1], unpack(more and MORE or NOTHING))
     if not id then
       return redis.error_reply("FENCED the outbox is gone")
     elseif type(id) == "table" then
@@ -205,6 +270,9 @@ local function save(state)
   if state.head ~= stored[11] then
     fields[#fields + 1], fields[#fields + 2] = "head", state.head
   end
+  if state.granted ~= stored[12] then
+    fields[#fields + 1], fields[#fields + 2] = "granted", state.granted
+  end
   put_grants(state, fields)
   redis.call("HSET", state.keys.quota, unpack(fields))
   redis.call("HSET", state.keys.versions, state.name, version)
@@ -213,26 +281,54 @@ local function save(state)
   operations.save(state)
 end
 
--- Append the entries, then write the state. Returns nil, or the error of an append that the outbox
--- refused, in which case nothing was written. `other`: a second quota of the shard, whose entries
--- come after: an outbox that took the first entry takes them all.
-function quotas.commit(state, other)
-  look(state)
-  if other then
-    look(other)
+-- Append the entries, then write the states. Returns nil, or the error of an append that the outbox
+-- refused, in which case nothing was written: an outbox that took the first entry takes them all.
+function quotas.commit_all(states)
+  local followers = #states > 1 and 0 or nil
+  for _, state in ipairs(states) do
+    look(state)
+    followers = followers and followers + #state.entries
   end
-  local refused = append(state) or other and append(other)
-  if refused then
-    return refused
+  for _, state in ipairs(states) do
+    followers = followers and followers - #state.entries
+    local refused = append(state, followers)
+    if refused then
+      return refused
+    end
   end
-  save(state)
-  if other then
-    save(other)
+  for _, state in ipairs(states) do
+    save(state)
   end
   return nil
+end
+
+function quotas.commit(state)
+  return quotas.commit_all({ state })
 end
 
 -- The reply to a new operation: its outcome, then the lines of its answer.
 function quotas.answer(outcome, answer)
   return { outcome, unpack(answer) }
+end
+
+-- The same for several quotas: of each further one that changed, its name and its answer follow.
+function quotas.answer_all(outcome, states)
+  local reply = quotas.answer(outcome, states[1].answer)
+  for place = 2, #states do
+    local state, count = states[place], #reply
+    for line, word in ipairs(state.answer or {}) do
+      reply[count + 1], reply[count + 1 + line] = state.name, word
+    end
+  end
+  return reply
+end
+
+-- The reply that refuses, if less is spendable in one of them than is asked of it, or nil.
+function quotas.denied(states)
+  for _, state in ipairs(states) do
+    if state.asked > 0 and state.asked > quotas.spendable(state) then
+      return load_shares().denial(states, quotas.spendable)
+    end
+  end
+  return nil
 end

@@ -13,8 +13,8 @@ other and have the same terms are one part. So nothing lives longer for being mo
 local transfers = {}
 
 local PART_TERMS = "^(%-?%d+) %d+ (%d+) %d+$"
--- version, chain, sums, limits, head: what a quota's hash holds beside its grants.
-local FIXED_FIELDS = 11
+-- version, chain, sums, limits, head, granted: what a quota's hash holds beside its grants.
+local FIXED_FIELDS = 12
 
 -- What may leave: what grants have left over, never what an overdraft limit would admit.
 function transfers.transferable(state)
@@ -76,6 +76,7 @@ end
 -- Let parts in, as an entry; what has ended on its way ends here, and pays no debt. Returns the answer.
 function transfers.arrive(state, arrival_id, parts, event)
   local now, ended, debt = amounts.text(state.now), {}, state.debt
+  state.granted = "1"
   for place = 1, #parts, 3 do
     local id = arrival_id .. ":" .. amounts.text((place + 2) / 3)
     local expires_at = tonumber(parts[place + 2])

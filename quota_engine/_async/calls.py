@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from quota_engine import flows
@@ -15,7 +15,6 @@ from quota_engine._async.holds import AsyncHoldBlock
 from quota_engine._async.moving import AsyncMoving
 from quota_engine._async.rerating import AsyncRerating
 from quota_engine._async.subscribing import AsyncSubscribing
-from quota_engine.amounts import checked_amount
 from quota_engine.arguments import (
     checked_cancellable,
     checked_text,
@@ -44,11 +43,21 @@ from quota_engine.commands.arguments import details_text
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_id
 from quota_engine.keys import QuotaName
+from quota_engine.scopes import (
+    AmountArgument,
+    Asked,
+    TypeArgument,
+    asked_of,
+    quotas_of,
+    used_of,
+)
 from quota_engine.usage import Counted, usage_counts
 
 #: A hold itself, or its id with ``account=`` and ``quota_type=``.
 HoldArgument = PlacedHold | ExtendedHold | AsyncHoldBlock | str
 UsageArgument = Counted | Mapping[str, Any] | None
+#: The quota type of a hold that is known by its id, or its types.
+HeldTypes = str | Iterable[str] | None
 
 
 class AsyncCalls(
@@ -75,18 +84,30 @@ class AsyncCalls(
         command = ReadBalance(quota=self._quota(account, quota_type))
         return await self._transport.drive(flows.settled(command), "read_balance")
 
-    async def has_quota(self, account: str, quota_type: str, amount: int) -> bool:
-        """Return whether ``amount`` would be admitted now. Changes and promises nothing."""
-        wanted = checked_amount(amount)
-        command = ReadBalance(quota=self._quota(account, quota_type), with_grants=False)
-        balance = await self._transport.drive(flows.settled(command), "has_quota")
-        return not balance.frozen and (balance.spendable is None or wanted <= balance.spendable)
+    async def has_quota(
+        self, account: str, quota_type: TypeArgument, amount: int | None = None
+    ) -> bool:
+        """
+        Return whether ``amount`` would be admitted now. Changes and promises nothing.
+
+        By the account's quota and by those of the accounts above: see ``place_hold``.
+        """
+        asked = asked_of(account, quota_type, amount, None, self._settings)
+        command = PlaceHold(
+            quota=asked.quota,
+            hold_id=self._id(None, "hold"),
+            amount=asked.amount,
+            ttl_ms=1,
+            shares=asked.shares,
+            is_dry=True,
+        )
+        return await self._transport.drive(flows.admits(command), "has_quota")
 
     async def debit(
         self,
         account: str,
-        quota_type: str,
-        amount: int,
+        quota_type: TypeArgument,
+        amount: int | None = None,
         *,
         operation_id: str | None = None,
         usage: UsageArgument = None,
@@ -94,9 +115,12 @@ class AsyncCalls(
         already_used: bool = False,
         provider: str | None = None,
         model: str | None = None,
+        scopes: Iterable[str] | None = None,
     ) -> Debited:
         """
         Take units at once. Above spendable: ``QuotaInsufficientError``, and no effect.
+
+        Quota types and ``scopes`` as of ``place_hold``.
 
         With ``already_used`` the call has happened: it is charged, whatever else is refused, and
         what can't be paid is recorded as shortfall. While Redis is away it is ``.spooled``.
@@ -107,11 +131,13 @@ class AsyncCalls(
             "reference": checked_text(reference, name="reference"),
         }
         kind = DebitUsed if already_used else Debit
+        asked = asked_of(account, quota_type, amount, scopes, self._settings)
         command = kind(
-            quota=self._quota(account, quota_type),
+            quota=asked.quota,
             operation_id=self._id(operation_id, "op"),
-            amount=checked_amount(amount),
+            amount=asked.amount,
             details=details_text(details),
+            shares=asked.shares,
         )
         flow = flows.settled(command)
         if already_used:
@@ -121,41 +147,55 @@ class AsyncCalls(
     async def place_hold(
         self,
         account: str,
-        quota_type: str,
-        amount: int,
+        quota_type: TypeArgument,
+        amount: int | None = None,
         *,
         operation_id: str | None = None,
         ttl: float | None = None,
         reference: str | None = None,
         provider: str | None = None,
         model: str | None = None,
+        scopes: Iterable[str] | None = None,
+        dry_run: bool = False,
     ) -> PlacedHold:
         """
         Set units aside for ``ttl`` seconds, or raise ``QuotaInsufficientError``.
+
+        In one step, all or nothing, on the account's own quota and on that of every account above
+        it that has one (was granted something, or has an overdraft limit). ``scopes`` names other
+        accounts of the same root instead; empty: only its own. A mapping from quota types to
+        amounts, and no amount, holds several types. The error tells what each quota had.
+        ``dry_run`` changes nothing: it only says whether the hold would be placed.
 
         The hold's id is the operation id. While Redis is away, ``EngineUnavailableError``, or a
         hold within the account's offline allowance, marked ``.offline``. ``provider`` and
         ``model`` are told with a refusal only: see ``reports.refusals``.
         """
         seconds = self._settings.hold_ttl_seconds if ttl is None else ttl
+        asked = asked_of(account, quota_type, amount, scopes, self._settings)
         command = PlaceHold(
-            quota=self._quota(account, quota_type),
+            quota=asked.quota,
             hold_id=self._id(operation_id, "hold"),
-            amount=checked_amount(amount),
+            amount=asked.amount,
             ttl_ms=checked_ttl_ms(seconds),
             details=details_text({"reference": checked_text(reference, name="reference")}),
+            shares=asked.shares,
+            is_dry=dry_run,
         )
+        if dry_run:
+            return await self._transport.drive(flows.settled(command), "place_hold")
         called = (provider, model)
         return await self._spooling.admitted(command, flows.settled(command), called)
 
     async def extend_hold(
         self,
         hold: HoldArgument,
-        amount: int | None = None,
+        amount: AmountArgument | None = None,
         ttl: float | None = None,
         *,
         account: str | None = None,
-        quota_type: str | None = None,
+        quota_type: HeldTypes = None,
+        scopes: Iterable[str] | None = None,
     ) -> ExtendedHold:
         """
         Let a hold grow to a new total, or live ``ttl`` seconds from now.
@@ -165,13 +205,16 @@ class AsyncCalls(
         """
         if amount is None and ttl is None:
             raise InvalidArgumentError("extend_hold needs an amount (the new total) or a ttl")
-        quota, hold_id = self._hold(hold, account, quota_type)
+        hold_id, held = self._hold(hold, account, quota_type or _types_in(amount), scopes)
+        if amount is not None:
+            held = used_of(held.quota, held.shares, amount, zero_allowed=False)
         command = ExtendHold(
-            quota=quota,
+            quota=held.quota,
             hold_id=hold_id,
             operation_id=self._id(None, "op"),
-            amount=0 if amount is None else checked_amount(amount),
+            amount=held.amount if amount is not None else 0,
             ttl_ms=0 if ttl is None else checked_ttl_ms(ttl),
+            shares=held.shares,
         )
         flow = flows.extended(command, was_placed=self._was_placed(hold, command))
         return await self._spooling.extended(command, flow, hold)
@@ -179,13 +222,14 @@ class AsyncCalls(
     async def capture_hold(
         self,
         hold: HoldArgument,
-        amount: int,
+        amount: AmountArgument,
         *,
         usage: UsageArgument = None,
         final: bool = True,
         operation_id: str | None = None,
         account: str | None = None,
-        quota_type: str | None = None,
+        quota_type: HeldTypes = None,
+        scopes: Iterable[str] | None = None,
     ) -> CapturedHold:
         """
         Charge what was used, 0 included. Never refused: above the hold it is charged as far as it
@@ -194,21 +238,27 @@ class AsyncCalls(
 
         ``final`` closes the hold, and the same amount again is replayed. A part (``final=False``)
         keeps the rest held; it is idempotent by ``operation_id``, so give one to retry it.
+        A hold of several quota types takes a mapping with an amount for each. Beside a hold's id
+        stand what it was placed with: account, quota types, scopes. Other accounts are charged as
+        this one, each with its own shortfall: ``.scopes``.
+
         Raises ``HoldNotFoundError`` for an id that neither Redis nor the ledger has ever seen; of
         a hold itself it is clear that it was placed, even if both have lost it.
         """
-        quota, hold_id = self._hold(hold, account, quota_type)
+        hold_id, held = self._hold(hold, account, quota_type or _types_in(amount), scopes)
         if final and operation_id is not None:
             raise InvalidArgumentError(
                 "the final capture takes its operation id from the hold; only a part takes one"
             )
+        used = used_of(held.quota, held.shares, amount, zero_allowed=True)
         command = CaptureHold(
-            quota=quota,
+            quota=used.quota,
             hold_id=hold_id,
             operation_id=f"{hold_id}:capture" if final else self._id(operation_id, "op"),
-            amount=checked_amount(amount, zero_allowed=True),
+            amount=used.amount,
             is_final=bool(final),
             details=details_text({"usage": usage_counts(usage)}),
+            shares=used.shares,
         )
         flow = flows.captured(command, was_placed=self._was_placed(hold, command))
         return await self._spooling.settled(command, flow, hold)
@@ -219,16 +269,19 @@ class AsyncCalls(
         *,
         usage: UsageArgument = None,
         account: str | None = None,
-        quota_type: str | None = None,
+        quota_type: HeldTypes = None,
+        scopes: Iterable[str] | None = None,
     ) -> ReleasedHold:
         """
         Give a hold back unused. One that is closed already stays as it is.
 
         ``usage`` tells of a call that failed; it is recorded and charges nothing.
         """
-        quota, hold_id = self._hold(hold, account, quota_type)
+        hold_id, held = self._hold(hold, account, quota_type, scopes)
         details = details_text({"usage": usage_counts(usage)})
-        command = ReleaseHold(quota=quota, hold_id=hold_id, details=details)
+        command = ReleaseHold(
+            quota=held.quota, hold_id=hold_id, details=details, shares=held.shares
+        )
         flow = flows.released(command, was_placed=self._was_placed(hold, command))
         return await self._spooling.settled(command, flow, hold)
 
@@ -279,7 +332,9 @@ class AsyncCalls(
         )
         return await self._transport.drive(flows.cancelled(command), "cancel")
 
-    def hold(self, account: str, quota_type: str, amount: int, **options: Any) -> AsyncHoldBlock:
+    def hold(
+        self, account: str, quota_type: TypeArgument, amount: int | None = None, **options: Any
+    ) -> AsyncHoldBlock:
         """Return a block that holds ``amount`` units; options are those of ``place_hold``."""
         return AsyncHoldBlock(self, account, quota_type, amount, options)
 
@@ -293,12 +348,24 @@ class AsyncCalls(
         )
 
     def _hold(
-        self, hold: HoldArgument, account: str | None, quota_type: str | None
-    ) -> tuple[QuotaName, str]:
+        self,
+        hold: HoldArgument,
+        account: str | None,
+        quota_type: HeldTypes,
+        scopes: Iterable[str] | None,
+    ) -> tuple[str, Asked]:
+        """Return a hold's id, and the quotas that it acts on."""
         if isinstance(hold, str):
             if account is None or quota_type is None:
                 raise InvalidArgumentError("a hold's id needs account= and quota_type= beside it")
-            return self._quota(account, quota_type), checked_id(hold, name="hold id")
+            held = quotas_of(account, quota_type, scopes, self._settings)
+            return checked_id(hold, name="hold id"), held
         if isinstance(hold, PlacedHold | ExtendedHold | AsyncHoldBlock):
-            return QuotaName(hold.account, hold.quota_type), hold.hold_id
+            quota = QuotaName(hold.account, hold.quota_type)
+            return hold.hold_id, Asked(quota, 0, hold.shares)
         raise InvalidArgumentError(f"hold must be a hold or its id, not {type(hold).__name__}")
+
+
+def _types_in(amount: AmountArgument | None) -> HeldTypes:
+    """Return the quota types that amounts are given for, if they name them."""
+    return tuple(amount) if isinstance(amount, Mapping) else None

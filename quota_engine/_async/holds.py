@@ -8,8 +8,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from quota_engine.commands import CapturedHold, ExtendedHold, PlacedHold, ReleasedHold
+from quota_engine.commands import CapturedHold, ExtendedHold, PlacedHold, ReleasedHold, Share
 from quota_engine.errors import EngineFault
+from quota_engine.scopes import AmountArgument, TypeArgument
 from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class AsyncHoldBlock:
         self,
         calls: AsyncCalls,
         account: str,
-        quota_type: str,
-        amount: int,
+        quota_type: TypeArgument,
+        amount: int | None,
         options: Mapping[str, Any],
     ) -> None:
         self._calls = calls
@@ -85,13 +86,18 @@ class AsyncHoldBlock:
         return self.placed.amount
 
     @property
+    def shares(self) -> tuple[Share, ...]:
+        """What it asks of further quotas: of other types, of the accounts above."""
+        return self.placed.shares
+
+    @property
     def expires_at(self) -> datetime:
         """When the hold expires, as placed or last extended through this block."""
         return self.placed.expires_at
 
     async def capture(
         self,
-        amount: int,
+        amount: AmountArgument,
         *,
         usage: Usage | Mapping[str, Any] | None = None,
         final: bool = True,
@@ -103,7 +109,9 @@ class AsyncHoldBlock:
             self.placed, amount, usage=usage, final=final, operation_id=operation_id
         )
 
-    async def extend(self, *, amount: int | None = None, ttl: float | None = None) -> ExtendedHold:
+    async def extend(
+        self, *, amount: AmountArgument | None = None, ttl: float | None = None
+    ) -> ExtendedHold:
         """Let the hold grow to a new total, or live ``ttl`` seconds from now."""
         extended = await self._calls.extend_hold(self.placed, amount=amount, ttl=ttl)
         self._placed = replace(self.placed, amount=extended.amount, expires_at=extended.expires_at)

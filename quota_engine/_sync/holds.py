@@ -9,8 +9,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from quota_engine.commands import CapturedHold, ExtendedHold, PlacedHold, ReleasedHold
+from quota_engine.commands import CapturedHold, ExtendedHold, PlacedHold, ReleasedHold, Share
 from quota_engine.errors import EngineFault
+from quota_engine.scopes import AmountArgument, TypeArgument
 from quota_engine.usage import Usage
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ class HoldBlock:
         self,
         calls: Calls,
         account: str,
-        quota_type: str,
-        amount: int,
+        quota_type: TypeArgument,
+        amount: int | None,
         options: Mapping[str, Any],
     ) -> None:
         self._calls = calls
@@ -86,13 +87,18 @@ class HoldBlock:
         return self.placed.amount
 
     @property
+    def shares(self) -> tuple[Share, ...]:
+        """What it asks of further quotas: of other types, of the accounts above."""
+        return self.placed.shares
+
+    @property
     def expires_at(self) -> datetime:
         """When the hold expires, as placed or last extended through this block."""
         return self.placed.expires_at
 
     def capture(
         self,
-        amount: int,
+        amount: AmountArgument,
         *,
         usage: Usage | Mapping[str, Any] | None = None,
         final: bool = True,
@@ -104,7 +110,9 @@ class HoldBlock:
             self.placed, amount, usage=usage, final=final, operation_id=operation_id
         )
 
-    def extend(self, *, amount: int | None = None, ttl: float | None = None) -> ExtendedHold:
+    def extend(
+        self, *, amount: AmountArgument | None = None, ttl: float | None = None
+    ) -> ExtendedHold:
         """Let the hold grow to a new total, or live ``ttl`` seconds from now."""
         extended = self._calls.extend_hold(self.placed, amount=amount, ttl=ttl)
         self._placed = replace(self.placed, amount=extended.amount, expires_at=extended.expires_at)

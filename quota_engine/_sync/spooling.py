@@ -189,7 +189,8 @@ class Spooling:
 
     def _admit(self, command: PlaceHold | Debit, failure: RedisAwayError) -> Any:
         allowance = self._settings.offline_allowance_of(command.quota)
-        if not allowance:
+        has_types = any(quota.account == command.quota.account for quota in command.others)
+        if not allowance or has_types:  # an allowance is of one quota type
             raise RedisAwayError(f"{failure} {CLOSED}") from failure
         if isinstance(command, PlaceHold):
             return self._place(command, allowance)

@@ -46,6 +46,7 @@ from quota_engine.commands.refunds import (
     RefundRequest,
 )
 from quota_engine.commands.repairs import RecordedRepair, RecordRepair
+from quota_engine.commands.shares import ScopeChange, Share, SharedCommand
 from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
 from quota_engine.commands.steps import (
     AwaitDrain,
@@ -130,8 +131,11 @@ __all__ = [
     "Refunded",
     "ReleaseHold",
     "ReleasedHold",
+    "ScopeChange",
     "Sent",
     "SetOverdraftLimit",
+    "Share",
+    "SharedCommand",
     "Snapshot",
     "Step",
     "Transfer",

@@ -56,9 +56,9 @@ class Command(Generic[T]):
         return False
 
     @property
-    def other(self) -> QuotaName | None:
-        """A second quota of the same shard that the command changes, and may make."""
-        return None
+    def others(self) -> tuple[QuotaName, ...]:
+        """Further quotas of the same shard that the command acts on, and may make."""
+        return ()
 
     def unknown(self) -> T:
         """Return what the command means for a quota that nobody knows, or raise it."""

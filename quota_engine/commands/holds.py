@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
 
-from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
-from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.arguments import fingerprint, writing_argv
+from quota_engine.commands.base import Argument, Context, Reply
 from quota_engine.commands.quotas import Allocation, allocations_of
-from quota_engine.commands.replies import error_from
+from quota_engine.commands.replies import denial, error_from
+from quota_engine.commands.shares import (
+    ScopeChange,
+    Share,
+    SharedCommand,
+    shares_print,
+    shares_text,
+    split_answers,
+)
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.instants import from_ms
-from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.keys import QuotaName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +40,12 @@ class PlacedHold:
     replayed: bool = False
     #: Redis was away: admitted by the offline allowance of this machine. ``version`` is 0.
     offline: bool = False
+    #: It would have been placed; nothing was, so there is nothing to capture.
+    dry_run: bool = False
+    #: What it asks of further quotas: of other types, of the accounts above.
+    shares: tuple[Share, ...] = ()
+    #: What it did to those of them that limit it.
+    scopes: tuple[ScopeChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +59,8 @@ class ExtendedHold:
     expires_at: datetime
     #: Admitted while Redis was away, as ``PlacedHold.offline``.
     offline: bool = False
+    #: As ``PlacedHold.shares``, with the totals now.
+    shares: tuple[Share, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +86,8 @@ class CapturedHold:
     replayed: bool = False
     #: Redis was away: the charge waits in the spool of this machine. ``version`` is 0.
     spooled: bool = False
+    #: What it did to further quotas.
+    scopes: tuple[ScopeChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +101,12 @@ class ReleasedHold:
     replayed: bool = False
     #: Redis was away: the release waits in the spool of this machine; ``amount`` is 0 as yet.
     spooled: bool = False
+    #: What it did to further quotas.
+    scopes: tuple[ScopeChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlaceHold(Command[PlacedHold]):
+class PlaceHold(SharedCommand[PlacedHold]):
     """Set quota aside. See ``lua/place_hold.lua``."""
 
     script: ClassVar[str] = "place_hold"
@@ -97,19 +117,36 @@ class PlaceHold(Command[PlacedHold]):
     amount: int
     ttl_ms: int
     details: str = ""
-
-    def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+    shares: tuple[Share, ...] = ()
+    #: Only say whether it would be admitted.
+    is_dry: bool = False
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        print_ = fingerprint("place_hold", self.amount, self.ttl_ms, self.details)
-        rest = (self.hold_id, print_, self.amount, self.ttl_ms, self.details)
-        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
+        asked = (self.amount, *shares_print(self.shares), self.ttl_ms, self.details)
+        rest = (self.hold_id, fingerprint("place_hold", *asked), self.amount, self.ttl_ms)
+        others = shares_text(self.quota, self.shares)
+        return (
+            *writing_argv(context, self.quota),
+            *(*rest, self.details, context.outbox_max, others, int(self.is_dry)),
+        )
 
     def parse(self, reply: Reply) -> PlacedHold:
         match reply:
+            case ["ADMITTED", expires_at_ms, balance, version]:
+                return PlacedHold(
+                    hold_id=self.hold_id,
+                    account=self.quota.account,
+                    quota_type=self.quota.quota_type,
+                    amount=self.amount,
+                    expires_at=from_ms(int(expires_at_ms)),
+                    balance=int(balance),
+                    version=int(version),
+                    dry_run=True,
+                    shares=self.shares,
+                )
             case ["PLACED" | "REPLAYED" as outcome, *lines]:
-                answer = Operation.parse(self.hold_id, lines)
+                own, scopes = split_answers(lines)
+                answer = Operation.parse(self.hold_id, own)
                 return PlacedHold(
                     hold_id=self.hold_id,
                     account=self.quota.account,
@@ -119,9 +156,11 @@ class PlaceHold(Command[PlacedHold]):
                     balance=answer.balance,
                     version=answer.version,
                     replayed=outcome == "REPLAYED",
+                    shares=self.shares,
+                    scopes=scopes,
                 )
-            case ["DENIED", available]:
-                raise self.denied(int(available))
+            case ["DENIED", *told]:
+                raise denial(told)
         raise EngineFault(f"place_hold answered {reply!r}")
 
     def unknown(self) -> PlacedHold:
@@ -136,7 +175,7 @@ class PlaceHold(Command[PlacedHold]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExtendHold(Command[ExtendedHold]):
+class ExtendHold(SharedCommand[ExtendedHold]):
     """Let a hold grow or live longer. See ``lua/extend_hold.lua``."""
 
     script: ClassVar[str] = "extend_hold"
@@ -147,14 +186,16 @@ class ExtendHold(Command[ExtendedHold]):
     operation_id: str
     amount: int = 0
     ttl_ms: int = 0
-
-    def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+    shares: tuple[Share, ...] = ()
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        print_ = fingerprint("extend_hold", self.hold_id, self.amount, self.ttl_ms)
-        rest = (self.hold_id, self.operation_id, print_, self.amount, self.ttl_ms)
-        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
+        asked = (self.hold_id, self.amount, *shares_print(self.shares), self.ttl_ms)
+        rest = (self.operation_id, fingerprint("extend_hold", *asked), self.amount, self.ttl_ms)
+        others = shares_text(self.quota, self.shares)
+        return (
+            *writing_argv(context, self.quota),
+            *(self.hold_id, *rest, context.outbox_max, others),
+        )
 
     def parse(self, reply: Reply) -> ExtendedHold:
         match reply:
@@ -165,12 +206,10 @@ class ExtendHold(Command[ExtendedHold]):
                     quota_type=self.quota.quota_type,
                     amount=int(amount),
                     expires_at=from_ms(int(expires_at_ms)),
+                    shares=self.shares,
                 )
-            case ["DENIED", available]:
-                account, quota_type = self.quota.account, self.quota.quota_type
-                raise QuotaInsufficientError(
-                    account, quota_type, required=self.amount, available=int(available)
-                )
+            case ["DENIED", *told]:
+                raise denial(told)
         raise EngineFault(f"extend_hold answered {reply!r}")
 
     def unknown(self) -> ExtendedHold:
@@ -178,7 +217,7 @@ class ExtendHold(Command[ExtendedHold]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CaptureHold(Command[CapturedHold]):
+class CaptureHold(SharedCommand[CapturedHold]):
     """Charge what was used of a hold. See ``lua/capture_hold.lua``."""
 
     script: ClassVar[str] = "capture_hold"
@@ -192,25 +231,26 @@ class CaptureHold(Command[CapturedHold]):
     #: The ledger has told that the hold was placed once: charge it although Redis forgot it.
     is_known: bool = False
     details: str = ""
+    shares: tuple[Share, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """The hash of what makes this capture this capture."""
-        return fingerprint("capture_hold", self.hold_id, self.amount, self.is_final, self.details)
-
-    def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+        used = (self.amount, *shares_print(self.shares))
+        return fingerprint("capture_hold", self.hold_id, *used, self.is_final, self.details)
 
     def argv(self, context: Context) -> Sequence[Argument]:
         flags = (int(self.is_final), int(self.is_known))
         rest = (self.hold_id, self.operation_id, self.fingerprint, self.amount, *flags)
-        return (*writing_argv(context, self.quota), *rest, self.details)
+        others = shares_text(self.quota, self.shares)
+        return (*writing_argv(context, self.quota), *rest, self.details, others)
 
     def parse(self, reply: Reply) -> CapturedHold:
         match reply:
             case ["CAPTURED" | "REPLAYED" as outcome, *lines]:
-                answer = Operation.parse(self.operation_id, lines)
-                return self.captured(answer, replayed=outcome == "REPLAYED")
+                own, scopes = split_answers(lines)
+                answer = Operation.parse(self.operation_id, own)
+                return self.captured(answer, replayed=outcome == "REPLAYED", scopes=scopes)
         raise EngineFault(f"capture_hold answered {reply!r}")
 
     @property
@@ -221,7 +261,9 @@ class CaptureHold(Command[CapturedHold]):
     def unknown(self) -> CapturedHold:
         raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
 
-    def captured(self, answer: Operation, *, replayed: bool) -> CapturedHold:
+    def captured(
+        self, answer: Operation, *, replayed: bool, scopes: tuple[ScopeChange, ...] = ()
+    ) -> CapturedHold:
         """Return the result that ``answer``, of Redis or of the ledger, stands for."""
         return CapturedHold(
             hold_id=self.hold_id,
@@ -235,11 +277,12 @@ class CaptureHold(Command[CapturedHold]):
             version=answer.version,
             allocations=allocations_of(answer.movements),
             replayed=replayed,
+            scopes=scopes,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseHold(Command[ReleasedHold]):
+class ReleaseHold(SharedCommand[ReleasedHold]):
     """Give a hold back unused. See ``lua/release_hold.lua``."""
 
     script: ClassVar[str] = "release_hold"
@@ -248,6 +291,7 @@ class ReleaseHold(Command[ReleasedHold]):
     quota: QuotaName
     hold_id: str
     details: str = ""
+    shares: tuple[Share, ...] = ()
 
     @property
     def operation_id(self) -> str:
@@ -257,20 +301,19 @@ class ReleaseHold(Command[ReleasedHold]):
     @property
     def fingerprint(self) -> str:
         """The hash of what makes this release this release."""
-        return fingerprint("release_hold", self.hold_id)
-
-    def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+        return fingerprint("release_hold", self.hold_id, *shares_print(self.shares))
 
     def argv(self, context: Context) -> Sequence[Argument]:
         rest = (self.hold_id, self.operation_id, self.fingerprint, self.details)
-        return writing_argv(context, self.quota) + rest
+        return (*writing_argv(context, self.quota), *rest, shares_text(self.quota, self.shares))
 
     def parse(self, reply: Reply) -> ReleasedHold:
         match reply:
             case ["RELEASED" | "REPLAYED" as outcome, *lines]:
-                answer = Operation.parse(self.operation_id, lines)
-                return self.released(answer.amount, replayed=outcome == "REPLAYED")
+                own, scopes = split_answers(lines)
+                answer = Operation.parse(self.operation_id, own)
+                is_replayed = outcome == "REPLAYED"
+                return self.released(answer.amount, replayed=is_replayed, scopes=scopes)
             case ["CLOSED"]:
                 return self.released(0, replayed=False)
         raise EngineFault(f"release_hold answered {reply!r}")
@@ -278,7 +321,9 @@ class ReleaseHold(Command[ReleasedHold]):
     def unknown(self) -> ReleasedHold:
         raise error_from(f"HOLD_NOT_FOUND {self.hold_id}")
 
-    def released(self, amount: int, *, replayed: bool) -> ReleasedHold:
+    def released(
+        self, amount: int, *, replayed: bool, scopes: tuple[ScopeChange, ...] = ()
+    ) -> ReleasedHold:
         """Return the result of giving ``amount`` units back."""
         return ReleasedHold(
             hold_id=self.hold_id,
@@ -286,4 +331,5 @@ class ReleaseHold(Command[ReleasedHold]):
             quota_type=self.quota.quota_type,
             amount=amount,
             replayed=replayed,
+            scopes=scopes,
         )

@@ -171,6 +171,7 @@ def quota_fields(snapshot: Snapshot) -> dict[str, str]:
         "frozen": snapshot.frozen,
         "next_change_at": str(min((at for at, _ in changes_of(snapshot)), default=NEVER_MS)),
         "head": listed[0].grant_id if listed else "",
+        "granted": str(int(snapshot.is_granted)),
     }
     for grant in snapshot.grants:
         fields[f"g:{grant.grant_id}"] = grant_record(grant, following.get(grant.grant_id, ""))

@@ -9,6 +9,15 @@ from typing import ClassVar
 
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.replies import denial
+from quota_engine.commands.shares import (
+    ScopeChange,
+    Share,
+    SharedCommand,
+    shares_print,
+    shares_text,
+    split_answers,
+)
 from quota_engine.commands.snapshots import GrantState, Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.events import UNLIMITED, Movement
@@ -47,6 +56,8 @@ class Debited:
     replayed: bool = False
     #: Redis was away: the debit waits in the spool of this machine. ``version`` is 0.
     spooled: bool = False
+    #: What it did to further quotas: of other types, of the accounts above.
+    scopes: tuple[ScopeChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +130,7 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Debit(Command[Debited]):
+class Debit(SharedCommand[Debited]):
     """Take units at once. See ``lua/debit.lua``."""
 
     script: ClassVar[str] = "debit"
@@ -130,23 +141,24 @@ class Debit(Command[Debited]):
     operation_id: str
     amount: int
     details: str = ""
-
-    def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+    shares: tuple[Share, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """The hash of what makes this debit this debit."""
-        return fingerprint("debit", self.amount, self.already_used, self.details)
+        taken = (self.amount, *shares_print(self.shares))
+        return fingerprint("debit", *taken, self.already_used, self.details)
 
     def argv(self, context: Context) -> Sequence[Argument]:
         rest = (self.operation_id, self.fingerprint, self.amount, self.details)
-        return (*writing_argv(context, self.quota), *rest, context.outbox_max)
+        others = shares_text(self.quota, self.shares)
+        return (*writing_argv(context, self.quota), *rest, context.outbox_max, others)
 
     def parse(self, reply: Reply) -> Debited:
         match reply:
             case ["DEBITED" | "REPLAYED" as outcome, *lines]:
-                answer = Operation.parse(self.operation_id, lines)
+                own, scopes = split_answers(lines)
+                answer = Operation.parse(self.operation_id, own)
                 return Debited(
                     operation_id=self.operation_id,
                     account=self.quota.account,
@@ -157,9 +169,10 @@ class Debit(Command[Debited]):
                     version=answer.version,
                     allocations=allocations_of(answer.movements),
                     replayed=outcome == "REPLAYED",
+                    scopes=scopes,
                 )
-            case ["DENIED", available]:
-                raise self.denied(int(available))
+            case ["DENIED", *told]:
+                raise denial(told)
         raise EngineFault(f"{self.script} answered {reply!r}")
 
     def unknown(self) -> Debited:
@@ -187,7 +200,7 @@ class DebitUsed(Debit):
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = self.fingerprint_before or self.fingerprint
         rest = (self.operation_id, print_, self.amount, self.details)
-        return writing_argv(context, self.quota) + rest
+        return (*writing_argv(context, self.quota), *rest, shares_text(self.quota, self.shares))
 
     @property
     def may_create(self) -> bool:

@@ -6,6 +6,8 @@ Three of them never reach a caller: flows and transports answer them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from quota_engine.errors import (
     BackpressureError,
     EngineFault,
@@ -19,8 +21,10 @@ from quota_engine.errors import (
     OperationCancelledError,
     QuotaError,
     QuotaFrozenError,
+    QuotaInsufficientError,
+    ScopeStanding,
 )
-from quota_engine.keys import shard_in
+from quota_engine.keys import QuotaName, shard_in
 
 
 class FencedError(QuotaError):
@@ -101,3 +105,29 @@ def error_from(message: str) -> QuotaError:
     if code == "BACKPRESSURE":
         return _backpressure(detail)
     return BY_CODE[code](_MEANINGS.get(code, "{}").format(detail))
+
+
+def denial(told: Sequence[str]) -> QuotaInsufficientError:
+    """
+    Return the refusal that a script's ``DENIED`` stands for.
+
+    Of each quota it tells the name, what was asked of it and what it could have admitted. The
+    first that has too little is the one that refused.
+    """
+    standings = tuple(
+        _standing(name, int(required), int(available))
+        for name, required, available in zip(told[::3], told[1::3], told[2::3], strict=True)
+    )
+    refusing = next(each for each in standings if each.required > each.available)
+    return QuotaInsufficientError(
+        refusing.account,
+        refusing.quota_type,
+        required=refusing.required,
+        available=refusing.available,
+        scopes=standings,
+    )
+
+
+def _standing(name: str, required: int, available: int) -> ScopeStanding:
+    quota = QuotaName.parse(name)
+    return ScopeStanding(quota.account, quota.quota_type, required, available)

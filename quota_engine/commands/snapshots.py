@@ -91,6 +91,8 @@ class Snapshot:
     overdraft_limit: int | None = 0
     #: Why the quota is frozen; empty when it is not.
     frozen: str = ""
+    #: Whether it has ever had a grant.
+    is_granted: bool = False
     #: Pending and live grants, and ended ones of which an open hold still reserves something.
     grants: tuple[GrantState, ...] = ()
     holds: tuple[HoldState, ...] = ()

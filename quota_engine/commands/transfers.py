@@ -16,6 +16,7 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.shares import Share, share_keys
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.events import arriving_parts
@@ -159,13 +160,13 @@ class TransferQuota(Command[Sent]):
     grants_max: int = 5_000
 
     @property
-    def other(self) -> QuotaName:
+    def others(self) -> tuple[QuotaName, ...]:
         """The units arrive in a quota that may have to be made."""
-        return self.transfer.target
+        return (self.transfer.target,)
 
     def keys(self, keys: ShardKeys) -> Sequence[str]:
-        shared = 3
-        return (*writing_keys(keys, self.quota), *writing_keys(keys, self.other)[shared:])
+        there = (Share(self.transfer.target),)
+        return (*writing_keys(keys, self.quota), *share_keys(keys, there))
 
     def argv(self, context: Context) -> Sequence[Argument]:
         asked = self.transfer
@@ -173,7 +174,7 @@ class TransferQuota(Command[Sent]):
         return (
             *writing_argv(context, self.quota),
             *(asked.transfer_id, asked.fingerprint, asked.amount, self.parts_max),
-            *(asked.sent_details, context.outbox_max, str(self.other), asked.arrival_id),
+            *(asked.sent_details, context.outbox_max, str(asked.target), asked.arrival_id),
             *(self.grants_max, " ".join(arrival)),
         )
 

@@ -19,6 +19,7 @@ from quota_engine.jobs.gate_rules import ServerState, ShardOnServer
 from quota_engine.jobs.pinned import PinnedConnection, Reply, checked, pairs, text_of
 from quota_engine.jobs.server_check import incarnation_of, parse_info
 from quota_engine.keys import DEPLOYMENT_KEY, ShardKeys
+from quota_engine.outbox import ENTRY_WORDS
 from quota_engine.scripts import load_scripts
 
 POLL_S = 0.01
@@ -210,7 +211,7 @@ def newest_entries(connection: PinnedConnection, shards: int) -> list[int]:
 
 def _made_ms(page: Reply) -> int | None:
     for _, fields in checked(page):
-        if len(fields) == 4:
+        if len(fields) in ENTRY_WORDS:
             with suppress(UnicodeDecodeError, MalformedEntryError, UnknownFormatError):
                 return parse_entry(fields[1].decode()).at_ms
     return None

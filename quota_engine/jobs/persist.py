@@ -96,7 +96,7 @@ def persist_batch(
         state = _locked(connection, shard, wait)
         if state is None:
             return PersistOutcome(shard=shard, status="locked", reason="another drains it")
-        page = Outbox(client, shard).read(state.cursor, batch_max)
+        page = Outbox(client, shard).read_calls(state.cursor, batch_max)
         crash_points.reach("after_read")
         outcome = _persist_page(connection, ledger.shard_count, state, page, frozen)
         crash_points.reach("before_commit")

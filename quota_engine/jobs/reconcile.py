@@ -67,6 +67,12 @@ class _Compared:
     snapshotted: Snapshotted
     ledger_version: int
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether nothing has happened to it anywhere: a call only looked whether it limits."""
+        loaded = self.snapshotted.seen.loaded
+        return self.ledger_version == 0 and loaded is not None and loaded.version == 0
+
 
 @dataclass(slots=True)
 class Reconciler:
@@ -108,7 +114,7 @@ class Reconciler:
 
     def _drifts_of(self, shard: int, quotas: Sequence[QuotaName]) -> Iterator[Drift]:
         compared = self.compare(shard, quotas)
-        self.checked += len(compared)
+        self.checked += sum(not one.is_blank for one in compared.values())
         if self.progress is not None:
             self.progress(self.checked)
         for one in compared.values():

@@ -23,6 +23,7 @@ from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.ledger import epochs
 from quota_engine.ledger.epochs import Clue
+from quota_engine.outbox import ENTRY_WORDS
 
 PAGE = 5_000
 ASKED_AT_ONCE = 5_000
@@ -82,7 +83,7 @@ class _Scan:
         for message_id, fields in page:
             if is_beyond:
                 self._place(message_id, fields)
-            if len(fields) == 4 and fields[0] == b"entry" and fields[2] == b"chain":
+            if len(fields) in ENTRY_WORDS and fields[0] == b"entry" and fields[2] == b"chain":
                 self._trace(message_id, fields[1], fields[3])
             elif not _is_marker(fields):
                 self._unknown.append(message_id)

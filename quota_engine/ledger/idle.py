@@ -10,10 +10,11 @@ from sqlalchemy import Connection, text
 from quota_engine.keys import QuotaName
 
 _IDLE = text("""
-SELECT q.account, q.quota_type, q.version
+SELECT w.account, w.quota_type, coalesce(q.version, 0) AS version
 FROM unnest(CAST(:accounts AS text[]), CAST(:quota_types AS text[])) AS w(account, quota_type)
-JOIN quotas q ON q.account = w.account AND q.quota_type = w.quota_type
-WHERE q.frozen = '' AND q.updated_at <= now() - CAST(:idle AS interval)
+LEFT JOIN quotas q ON q.account = w.account AND q.quota_type = w.quota_type
+WHERE q.account IS NULL
+    OR q.frozen = '' AND q.updated_at <= now() - CAST(:idle AS interval)
 """)
 
 
@@ -31,7 +32,11 @@ def used_last(connection: Connection, limit: int) -> list[QuotaName]:
 def idle_versions(
     connection: Connection, quotas: Sequence[QuotaName], idle: timedelta
 ) -> dict[QuotaName, int]:
-    """Return the newest versions of those quotas that got no entry in the last ``idle``."""
+    """
+    Return the newest versions of those quotas that got no entry in the last ``idle``.
+
+    A quota that the ledger does not know is at version 0: it was only looked at.
+    """
     asked = {
         "accounts": [quota.account for quota in quotas],
         "quota_types": [quota.quota_type for quota in quotas],

@@ -36,6 +36,10 @@ OPERATIONS_MAX = 100_000
 # right index has: a hot quota has millions of closed holds and old entries.
 _SNAPSHOT = text(f"""
 SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen,
+    EXISTS (
+        SELECT FROM grants
+        WHERE account = :account AND quota_type = :quota_type AND state <> 'intent'
+    ) AS is_granted,
     (
         SELECT json_agg(json_build_array(
             g.grant_id, g.remaining, g.reserved, g.priority,
@@ -128,6 +132,7 @@ def read_snapshot(
         debt=row.debt,
         overdraft_limit=row.overdraft_limit,
         frozen=row.frozen,
+        is_granted=row.is_granted,
         grants=tuple(GrantState(*values) for values in row.grants or ()),
         holds=tuple(_hold(values) for values in row.holds or ()),
         operations=tuple(_operation(values) for values in row.operations or ()),

@@ -55,6 +55,7 @@ class Charging(Deciding):
         *,
         amount: int = 0,
         ttl_ms: int = 0,
+        details: str = "",
         due_max: int = DUE_MAX,
     ) -> Answer:
         """Let a hold grow to a new total, or live ``ttl_ms`` from now; 0 keeps what it has."""
@@ -84,6 +85,7 @@ class Charging(Deciding):
                 fingerprint=fingerprint,
                 subject=hold_id,
                 terms=str(hold.expires_at_ms),
+                details=details,
             )
         return ("EXTENDED", str(hold.amount), str(hold.expires_at_ms))
 

@@ -57,6 +57,7 @@ class Granting(Deciding):
             raise Refused("AMOUNT_OVERFLOW")
         grant = Grant(grant_id, priority, starts_at_ms, expires_at_ms, now_ms)
         self.grants[grant_id] = grant
+        self.is_granted = True
         if starts_at_ms > now_ms:
             grant.state, grant.remaining = PENDING, amount
         else:

@@ -44,6 +44,8 @@ class QuotaLog:
         self.debt = 0
         self.overdraft_limit: int | None = 0
         self.frozen = ""
+        #: Whether it has ever had a grant.
+        self.is_granted = False
         self.grants: dict[str, Grant] = {}
         self.holds: dict[str, Hold] = {}
         #: The entry of each remembered operation, by its id.

@@ -84,6 +84,7 @@ class Refunding(Deciding):
             return
         grant = Grant(grant_id, PRIORITY, now_ms, expires_at_ms, now_ms)
         self.grants[grant_id] = grant
+        self.is_granted = True
         self._flow_in(grant, units)
         self._write(
             events.GRANT_ISSUED,

@@ -92,6 +92,7 @@ class Transferring(Deciding):
         for grant_id, units, priority, expires_at_ms in numbered:
             grant = Grant(grant_id, priority, now_ms, expires_at_ms, now_ms)
             self.grants[grant_id] = grant
+            self.is_granted = True
             if expires_at_ms <= now_ms:
                 self._move(grant, units, 0)
                 ended.append(grant)

@@ -23,7 +23,7 @@ from quota_engine.errors import EngineUnavailableError
 log = logging.getLogger("quota_engine.spool")
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 BUSY_SECONDS = 10.0
 BROKEN = ".broken-"
 _BROKEN_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -43,6 +43,7 @@ _TABLES = (
         state TEXT NOT NULL DEFAULT 'waiting', attempts INTEGER NOT NULL DEFAULT 0,
         tried_ms INTEGER, last_error TEXT,
         claimed_until_ms INTEGER NOT NULL DEFAULT 0, claimed_by TEXT,
+        others TEXT NOT NULL DEFAULT '',
         UNIQUE (account, quota_type, operation_id)
     )
     """,
@@ -182,6 +183,9 @@ class SpoolFile:
                 connection.execute(table)
             about = [("deployment", self._deployment_id), ("replayed", "0")]
             connection.executemany("INSERT INTO about VALUES (?, ?)", about)
+        if version == 1:
+            connection.execute("ALTER TABLE operations ADD COLUMN others TEXT NOT NULL DEFAULT ''")
+        if version < FORMAT:
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.execute("COMMIT")
         if version > FORMAT:

@@ -156,6 +156,7 @@ class Spool:
             version=0,
             replayed=is_replayed,
             offline=True,
+            shares=command.shares,
         )
 
     def extend(self, command: ExtendHold, *, allowance: int, now_ms: int) -> ExtendedHold | None:
@@ -184,6 +185,7 @@ class Spool:
             amount=found[0],
             expires_at=from_ms(found[1]),
             offline=True,
+            shares=command.shares,
         )
 
     def has_hold(self, quota: QuotaName, hold_id: str) -> bool:

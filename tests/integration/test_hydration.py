@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 import redis
@@ -13,6 +14,7 @@ from quota_engine.commands.loading import WAIT_DRAIN
 from quota_engine.instants import NEVER_MS
 from quota_engine.jobs.running import run_command
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.ledger.idle import idle_versions
 
 NAME = QuotaName("user:1", "text_token")
 SHARD = ShardKeys(0)
@@ -89,6 +91,21 @@ def test_only_a_drained_idle_quota_is_unloaded(engine: QuotaEngine) -> None:
     engine.drain()
     engine.deployment.freeze(NAME, "a test")
     assert unload(4) == "frozen"
+
+
+def test_a_quota_that_was_only_looked_at_leaves_when_it_is_idle(engine: QuotaEngine) -> None:
+    """A call looks at the accounts above it; one that the ledger does not know is at version 0."""
+    above, own = QuotaName("a", "text_token"), QuotaName("a/b", "text_token")
+    engine.issue_grant(own.account, own.quota_type, 10)
+    engine.debit(own.account, own.quota_type, 1)
+    engine.drain()
+    deployment = engine.deployment
+    with deployment.ledger.transaction() as connection:
+        versions = idle_versions(connection, [above, own], timedelta(hours=1))
+    assert versions == {above: 0}
+    command = UnloadQuota(quota=above, version=0, change_after_ms=0)
+    assert run_command(deployment.client, deployment.opened, command) == ""
+    assert engine.reconcile().drifts == ()
 
 
 def test_an_unknown_hold_is_unknown_only_once_the_ledger_knows_all(engine: QuotaEngine) -> None:

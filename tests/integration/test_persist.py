@@ -329,3 +329,15 @@ def test_drain_ends_although_others_go_on_writing(outbox: OutboxWriter) -> None:
     outbox.send(writer.issue_grant("g", 100), writer.debit("d", 1))
     assert drain(outbox.client, outbox.ledger, [0], batch_max=1) == 2
     assert drain(outbox.client, outbox.ledger, [0]) == 0
+
+
+def test_what_one_call_did_is_persisted_in_one_piece(outbox: OutboxWriter) -> None:
+    """However small the batch is: a half of a call could be lost with the other half."""
+    calls = [whole_life(name)[1][:3] for name in (NAME, OTHER)]
+    for together in zip(*calls, strict=True):
+        outbox.send_call(*together)
+    counts = []
+    while (outcome := persist(outbox, batch_max=1)).status == "persisted":
+        counts.append(outcome.events)
+    assert counts == [2, 2, 2]
+    assert len(rows_of(outbox.ledger, "ledger_entries")) == 6

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from quota_engine.spool import Spool, SpoolError, spools_in
+from quota_engine.spool.file import FORMAT
 from tests.spools import (
     NOW,
     QUOTA,
@@ -129,7 +130,7 @@ def test_a_file_of_a_newer_release_is_left_alone(spool: Spool) -> None:
     spool.note(capture(1))
     spool.close()
     with sqlite3.connect(spool.path) as sql:
-        sql.execute("PRAGMA user_version = 2")
+        sql.execute(f"PRAGMA user_version = {FORMAT + 1}")
     sql.close()
     with pytest.raises(SpoolError, match="newer release"):
         spool.note(capture(2))

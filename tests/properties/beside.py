@@ -48,10 +48,23 @@ def fingerprint_of(command: Command[Any]) -> str:
     return str(command.argv(CONTEXT)[place])
 
 
-def expected(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> list[str]:
-    """Return what the model answers, refusals included, in a script's words."""
+def expected(
+    quota: Quota,
+    command: Command[Any],
+    now_ms: int,
+    due_max: int,
+    *,
+    print_: str = "",
+    details: str = "",
+) -> list[str]:
+    """
+    Return what the model answers, refusals included, in a script's words.
+
+    ``print_``: the fingerprint of the call that this is a part of; empty: its own. ``details``:
+    what an extension writes down.
+    """
     try:
-        return list(_answer(quota, command, now_ms, due_max))
+        return list(_answer(quota, command, (now_ms, due_max), print_, details))
     except Refused as refused:
         available = [] if refused.available is None else [str(refused.available)]
         return [refused.code, *available]
@@ -76,13 +89,16 @@ def altered(command: Command[Any]) -> Command[Any]:
     return command
 
 
-def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> tuple[str, ...]:
+def _answer(
+    quota: Quota, command: Command[Any], at: tuple[int, int], print_: str, details: str
+) -> tuple[str, ...]:
+    now_ms, due_max = at
     if isinstance(command, CatchUp):
         return quota.catch_up(now_ms, command.due_max)
     options: dict[str, Any] = {"due_max": due_max}
     if isinstance(command, CancelOperation | RecordUsage | RecordRepair):
         return _noted(quota, command, now_ms, options)
-    print_ = fingerprint_of(command)
+    print_ = print_ or fingerprint_of(command)
     if isinstance(command, Refund):
         return _refund(quota, command, now_ms, print_, due_max)
     if isinstance(command, TransferOut | TransferIn):
@@ -106,6 +122,7 @@ def _answer(quota: Quota, command: Command[Any], now_ms: int, due_max: int) -> t
             return quota.place_hold(*arguments, details=command.details, **options)
         case ExtendHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
             arguments = (now_ms, hold_id, command.operation_id, print_)
+            options["details"] = details
             return quota.extend_hold(*arguments, amount=amount, ttl_ms=ttl_ms, **options)
         case CaptureHold(hold_id=hold_id, amount=amount):
             return quota.capture_hold(

@@ -67,7 +67,9 @@ def test_the_header_opens_with_the_script_s_name(spec: ScriptSpec) -> None:
 @every_script
 def test_keys_are_bound_in_header_order(spec: ScriptSpec) -> None:
     bound: list[tuple[int, str]] = []
-    for names, values in re.findall(r"^local ([\w, ]+) = (.*KEYS.*)$", code_of(spec.text), re.M):
+    more = re.findall(r"^local more_keys = \{ unpack\(KEYS, (\d+)\) \}$", code_of(spec.text), re.M)
+    assert more == [str(len(spec.keys) + 1)] * spec.takes_more
+    for names, values in re.findall(r"^local ([\w, ]+) = (KEYS.*)$", code_of(spec.text), re.M):
         slots = [int(slot) for slot in re.findall(r"KEYS\[(\d+)\]", values)]
         bound += zip(slots, names.split(", "), strict=True)
     assert bound == [(place, f"{name}_key") for place, name in enumerate(spec.keys, start=1)]
@@ -89,6 +91,7 @@ def test_rows_are_numbered_from_one(spec: ScriptSpec) -> None:
         body = re.search(rf"^{section}\n((?:  .*\n)+)", header, re.M)
         numbers = re.findall(r"^ +(\d+) ", body[1] if body else "", re.M)
         assert numbers == [str(place) for place in range(1, len(rows) + 1)]
+        assert not re.search(r"^ +\d+\+ ", body[1] if body else "", re.M) or section == "KEYS"
 
 
 @every_script
@@ -125,9 +128,13 @@ def test_the_command_sends_what_the_header_declares(spec: ScriptSpec) -> None:
 def test_outcomes_are_the_declared_ones(spec: ScriptSpec) -> None:
     code = script_code(spec.name)
     outcomes = set(re.findall(r'\{\s*"([A-Z_]+)"', code))
-    outcomes |= set(re.findall(r'quotas\.answer\("([A-Z_]+)"', code))
+    outcomes |= set(re.findall(r'quotas\.answer(?:_all)?\("([A-Z_]+)"', code))
     if re.search(r"return operations\.replay\(", code):
         outcomes.add("REPLAYED")
+    if re.search(r"states, refused = quotas\.gather\(", code):
+        outcomes.add("REPLAYED")
+    if "quotas.denied(" in code:
+        outcomes.add("DENIED")
     assert outcomes == set(spec.returns)
 
 

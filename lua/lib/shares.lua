@@ -1,0 +1,96 @@
+--[[
+shares: one call that acts on several quotas of a shard, all or nothing.
+
+A script is told of the quotas beside its first one by a text of lines: JSON kept with their entries,
+then for each quota `amount suffix name`. In another account's quota the call's id is followed by the
+suffix, because two accounts below one may use the same id; in its own account's it is not ("-").
+
+Another account's quota that never had a grant and has no overdraft limit does not limit: it is left
+out, and gets no entry.
+]]
+--- @include "lib/amounts"
+--- @include "lib/operations"
+local shares = {}
+
+local KEYS_EACH = 5
+
+local function keys_at(state, keys, base)
+  return {
+    versions = state.keys.versions, outbox = state.keys.outbox, due = state.keys.due,
+    quota = keys[base + 1], holds = keys[base + 2], changes = keys[base + 3],
+    ops0 = keys[base + 4], ops1 = keys[base + 5],
+  }
+end
+
+-- Open the quotas that `others` tells of. Returns the list of all states, or nil and the error.
+function shares.open(state, others, keys, open_beside)
+  local states, details, base = { state }, nil, 0
+  for line in string.gmatch(others, "([^\n]*)\n") do
+    if not details then
+      details = line
+    else
+      local amount, suffix, name = string.match(line, "^(%d+) (%S+) (.*)$")
+      local other, refused = open_beside(state, keys_at(state, keys, base), name)
+      if not other then
+        return nil, refused
+      end
+      local is_own = suffix == "-"
+      if is_own or other.granted == "1" or other.limit ~= "0" then
+        other.asked, other.suffix, other.details = amount + 0, is_own and "" or suffix, details
+        states[#states + 1] = other
+      end
+      base = base + KEYS_EACH
+    end
+  end
+  return states
+end
+
+-- What a repeat is told: the first quota's answer, then of each further one its name and answer.
+local function retell(states, reply, tail)
+  for place = 2, #states do
+    local state = states[place]
+    local remembered = operations.recall(state, state.base .. state.suffix .. tail)
+    if remembered then
+      reply[#reply + 1] = state.name
+      operations.retell(state, reply, remembered)
+    end
+  end
+  return reply
+end
+
+-- Look whether the call is remembered. Returns nil, or the reply to a repeat or to a conflict. Quotas
+-- that have this very call already, from before one of the others lost it, leave the list.
+function shares.recall(states, base, tail, fingerprint)
+  local first = states[1]
+  for place = #states, 1, -1 do
+    local state = states[place]
+    state.base, state.id = base, base .. state.suffix .. tail
+    local remembered = operations.recall(state, state.id)
+    if remembered then
+      local reply = operations.replay(state, state.id, fingerprint, remembered)
+      if reply.err then
+        return reply
+      elseif state == first then
+        return retell(states, reply, tail)
+      end
+      state.is_done = true
+    end
+  end
+  for place = #states, 2, -1 do
+    if states[place].is_done then
+      table.remove(states, place)
+    end
+  end
+  return nil
+end
+
+-- The refusal of a call: of each quota its name, what is asked of it and what it could have admitted.
+function shares.denial(states, spendable)
+  local reply = { "DENIED" }
+  for _, state in ipairs(states) do
+    local count, kept = #reply, state.kept or 0
+    reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
+    reply[count + 3] = amounts.text(kept + math.max(spendable(state), 0))
+  end
+  return reply
+end

@@ -1,0 +1,119 @@
+"""
+One call on several quotas: what it asks of those beside its first, and what it did to them.
+
+A call on ``acme/team-7/user-42`` acts on the quotas of ``acme/team-7`` and ``acme`` too, and on
+several quota types at once, in one script: all or nothing. See ``lua/lib/shares.lua``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from quota_engine.commands.arguments import details_text, fingerprint, writing_keys
+from quota_engine.commands.base import Command
+from quota_engine.commands.snapshots import Operation
+from quota_engine.keys import QuotaName, ShardKeys
+
+T = TypeVar("T")
+
+#: Lines of one answer: fingerprint, version ... movements.
+ANSWER_LINES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a call asks of one quota of its shard beside the first. ``amount`` in its units."""
+
+    quota: QuotaName
+    amount: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeChange:
+    """
+    What a call did to one quota beside its first. ``balance`` and ``version``: right after it.
+
+    ``late``: the hold was not open there (any more) when it was captured.
+    """
+
+    account: str
+    quota_type: str
+    amount: int
+    shortfall: int
+    balance: int
+    held: int
+    version: int
+    late: bool = False
+
+
+class SharedCommand(Command[T]):
+    """A command that may act on further quotas beside its first, all or nothing."""
+
+    __slots__ = ()
+
+    #: What is asked of them: of other types of the same account, then of other accounts.
+    shares: tuple[Share, ...]
+
+    @property
+    def others(self) -> tuple[QuotaName, ...]:
+        return tuple(share.quota for share in self.shares)
+
+    def keys(self, keys: ShardKeys) -> Sequence[str]:
+        return (*writing_keys(keys, self.quota), *share_keys(keys, self.shares))
+
+
+def suffix_of(first: QuotaName, quota: QuotaName) -> str:
+    """Return what follows a call's ids in another quota: empty in one of its own account."""
+    return "" if quota.account == first.account else f"@{fingerprint(first.account)}"
+
+
+def share_keys(keys: ShardKeys, shares: Sequence[Share]) -> tuple[str, ...]:
+    """Return the keys of further quotas, five each, as the scripts take them from KEYS[9] on."""
+    found: list[str] = []
+    for share in shares:
+        name = str(share.quota)
+        found += (
+            *(keys.quota(name), keys.holds(name), keys.changes(name)),
+            *(keys.ops0(name), keys.ops1(name)),
+        )
+    return tuple(found)
+
+
+def shares_text(first: QuotaName, shares: Sequence[Share]) -> str:
+    """Return the ``others`` argument: JSON for their entries, then a line for each quota."""
+    if not shares:
+        return ""
+    lines = [details_text({"account": first.account})]
+    lines += (
+        f"{share.amount} {suffix_of(first, share.quota) or '-'} {share.quota}" for share in shares
+    )
+    return "\n".join(lines) + "\n"
+
+
+def shares_print(shares: Sequence[Share]) -> tuple[str, ...]:
+    """Return what of the further quotas belongs to an operation's fingerprint."""
+    return tuple(f"{share.quota}={share.amount}" for share in shares)
+
+
+def split_answers(lines: Sequence[str]) -> tuple[Sequence[str], tuple[ScopeChange, ...]]:
+    """Return the first quota's answer, and what happened to the others that changed."""
+    others = range(ANSWER_LINES, len(lines), ANSWER_LINES + 1)
+    return lines[:ANSWER_LINES], tuple(
+        _change(lines[place], lines[place + 1 : place + 1 + ANSWER_LINES]) for place in others
+    )
+
+
+def _change(name: str, lines: Sequence[str]) -> ScopeChange:
+    quota, answer = QuotaName.parse(name), Operation.parse("", lines)
+    return ScopeChange(
+        account=quota.account,
+        quota_type=quota.quota_type,
+        amount=answer.amount,
+        shortfall=answer.shortfall,
+        balance=answer.balance,
+        held=answer.held,
+        version=answer.version,
+        late="late" in answer.flags.split(),
+    )

@@ -1,0 +1,40 @@
+"""
+One call on several quotas does to each what it would do alone, or nothing to any.
+
+A random tree of accounts and two quota types on a real server, each quota beside its model. After
+every step Redis keeps what the models say; a refused call writes nothing (the shard looks).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.properties.family import Family
+from tests.shards import Shard
+
+WALKS, ACTS = 4, 120
+
+
+@pytest.fixture
+def shard(any_redis_url: str) -> Iterator[Shard]:
+    made = Shard(any_redis_url)
+    yield made
+    made.close()
+
+
+def test_a_call_acts_on_all_of_its_quotas_or_on_none(shard: Shard) -> None:
+    outcomes = Counter[str]()
+    several = 0
+    for seed in range(WALKS):
+        family = Family(shard, seed)
+        for _ in range(ACTS):
+            family.act()
+            family.check()
+        family.check_logs()
+        outcomes.update(answer[0] for _, answer in family.calls)
+        several += sum(len(answer) > 11 for _, answer in family.calls)
+    assert outcomes.keys() == {"PLACED", "CAPTURED", "RELEASED", "DEBITED"}
+    assert several > sum(outcomes.values()) / 3

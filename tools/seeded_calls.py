@@ -1,0 +1,31 @@
+"""Seeded faults of calls that act on several quotas."""
+
+from __future__ import annotations
+
+from tools.mutant import Mutant
+
+SHARES = "tests/lua/test_shares.py"
+
+CALLS = (
+    Mutant(
+        "the accounts above are not asked",
+        "lua/lib/shares.lua",
+        'if is_own or other.granted == "1" or other.limit ~= "0" then',
+        "if is_own then",
+        (SHARES + "::test_what_the_team_lacks_refuses_the_user_and_leaves_no_trace",),
+    ),
+    Mutant(
+        "only the first quota of a call is checked",
+        "lua/lib/quotas.lua",
+        "    if state.asked > 0 and state.asked > quotas.spendable(state) then",
+        "    if state == states[1] and state.asked > quotas.spendable(state) then",
+        (SHARES + "::test_what_the_team_lacks_refuses_the_user_and_leaves_no_trace",),
+    ),
+    Mutant(
+        "a half of a call is persisted",
+        "quota_engine/jobs/persist.py",
+        ".read_calls(",
+        ".read(",
+        ("tests/integration/test_persist.py::test_what_one_call_did_is_persisted_in_one_piece",),
+    ),
+)
