@@ -38,7 +38,7 @@ def draw_usage(series: UsageSeries) -> Figure:
             handles.append(bars)
             labels.append(f"{_name(layer)}\n{looks.short(float(layer.total))}")
         looks.number_axis(axes, f"{series.unit} per {series.step}")
-        _time(axes, series.starts, series.step)
+        looks.bar_axis(axes, series.starts, ends_of(series.starts, series.step))
         total = f"All: {looks.short(float(series.total))} {series.unit}"
         looks.legend_beside(figure, handles[::-1], labels[::-1], total)
         return figure
@@ -70,7 +70,7 @@ def draw_costs(series: CostSeries) -> Figure:
             currency = looks.shown_name(layer.name, "unknown currency")
             axes.set_title(f"{currency}: {layer.total:,} in all", fontsize=12, fontweight="normal")
             looks.number_axis(axes, currency)
-            _time(axes, series.starts, series.step)
+            looks.bar_axis(axes, series.starts, ends_of(series.starts, series.step))
         if left := series.currencies[PANELS_MAX:]:
             names = ", ".join(looks.shown_name(one.name, "unknown") for one in left)
             panels[-1].set_xlabel(f"not shown: {names}")
@@ -90,16 +90,18 @@ def _bars(
     bottoms = [
         below[place] if height < 0 else above[place] for place, height in enumerate(heights)
     ]
-    days = [(end - start).days for start, end in zip(starts, ends_of(starts, step), strict=True)]
-    looked = number % len(looks.FACES)
+    spans = [
+        (looks.midnight(start), looks.midnight(end) - looks.midnight(start))
+        for start, end in zip(starts, ends_of(starts, step), strict=True)
+    ]
+    face, hatch = looks.look_of(number)
     bars = axes.bar(
-        [looks.midnight(start) for start in starts],
+        [start + span / 2 for start, span in spans],
         heights,
-        [count * BAR_PART for count in days],
+        [span * BAR_PART for _, span in spans],
         bottoms,
-        align="edge",
-        color=looks.REST_FACE if layer.rest else looks.FACES[looked],
-        hatch=looks.REST_HATCH if layer.rest else looks.HATCHES[looked],
+        color=looks.REST_FACE if layer.rest else face,
+        hatch=looks.REST_HATCH if layer.rest else hatch,
         edgecolor=looks.EDGE,
         linewidth=0.5,
         label=f"layer {number}",
@@ -112,10 +114,6 @@ def _bars(
     return bars
 
 
-def _time(axes: Axes, starts: Sequence[date], step: str) -> None:
-    looks.time_axis(axes, looks.midnight(starts[0]), looks.midnight(ends_of(starts, step)[-1]))
-
-
 def _name(layer: Layer) -> str:
     return f"{layer.rest} others" if layer.rest else looks.shown_name(layer.name)
 
@@ -126,5 +124,6 @@ def _title(what: str, series: UsageSeries | CostSeries) -> str:
         what += f", {looks.shown_name(series.viewer)} and below"
     if series.starts:
         last = ends_of(series.starts, series.step)[-1] - timedelta(days=1)
-        what += f", {series.starts[0]} to {last}"
+        what += f", {series.starts[0]}"
+        what += f" to {last}" if last > series.starts[0] else ""
     return what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -28,6 +29,7 @@ FACES = ("#1b4f72", "#f5c77e", "#6a9fb5", "#f2f2f2", "#a04000", "#cfe2c8", "#5b5
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "++", "oo")
 REST_FACE, REST_HATCH = "#ffffff", "|||"
 EDGE = "#222222"
+TICKS_MAX = 9
 #: Where a name is written in a script that the first font lacks.
 FALLBACKS = ("Noto Sans CJK SC", "Source Han Sans SC", "PingFang SC", "WenQuanYi Zen Hei")
 _STYLE: dict[str, Any] = {
@@ -49,6 +51,12 @@ _STYLE: dict[str, Any] = {
     "svg.hashsalt": "quota-engine",
     "figure.dpi": DOTS_PER_INCH,
 }
+
+
+def look_of(number: int) -> tuple[str, str]:
+    """Return the face and hatch of a layer; no two of the first 64 have both in common."""
+    faces, hatches = len(FACES), len(HATCHES)
+    return FACES[number % faces], HATCHES[(number + 3 * (number // faces)) % hatches]
 
 
 @contextmanager
@@ -91,13 +99,30 @@ def short(value: float, _: object = None) -> str:
 def time_axis(axes: Axes, first: datetime, last: datetime) -> None:
     """Give an axis few ticks: at times, days, months or years, each year named once."""
     axes.set_xlim(first, last)
-    locator = AutoDateLocator(minticks=3, maxticks=9, tz=UTC)
-    ticks = [
-        at
-        for at in (num2date(tick, tz=UTC) for tick in locator.tick_values(first, last))
-        if first <= at <= last
-    ]
+    ticks = even_ticks(first, last)
     axes.set_xticks(ticks, tick_labels(ticks))
+
+
+def bar_axis(axes: Axes, starts: Sequence[date], ends: Sequence[date]) -> None:
+    """Give an axis few ticks, each in the middle of a bar and named by the bar's first day."""
+    first, last = midnight(starts[0]), midnight(ends[-1])
+    axes.set_xlim(first, last)
+    places = list(range(len(starts)))
+    if len(starts) > TICKS_MAX:
+        wanted = {bisect_left(starts, at.date()) for at in even_ticks(first, last)}
+        places = sorted(place for place in wanted if place < len(starts))
+    middles = [
+        midnight(starts[place]) + (midnight(ends[place]) - midnight(starts[place])) / 2
+        for place in places
+    ]
+    axes.set_xticks(middles, tick_labels([midnight(starts[place]) for place in places]))
+
+
+def even_ticks(first: datetime, last: datetime) -> list[datetime]:
+    """Return instants between two that people would name: full hours, days, first of months."""
+    locator = AutoDateLocator(minticks=3, maxticks=TICKS_MAX, tz=UTC)
+    found = (num2date(tick, tz=UTC) for tick in locator.tick_values(first, last))
+    return [at for at in found if first <= at < last]
 
 
 def tick_labels(ticks: Sequence[datetime]) -> list[str]:

@@ -139,6 +139,12 @@ async def test_filters_periods_teams_and_order(call: Engines) -> None:
     teams = await reported(call, "usage", "team", team_depth=1)
     assert [row.team for row in teams.rows] == ["acme", None]
     assert teams.rows[0].costs == acme.total.costs
+    series = await reported(call, "usage_series", "team", measure="calls")
+    assert series.total == sum(one.total for one in series.layers) == teams.total.calls
+    paid = await reported(call, "cost_series", viewer=ANN)
+    assert {one.name for one in paid.currencies} == set(acme.rows[0].costs)
+    line = await reported(call, "balance_series", ANN, "text_token")
+    assert line.points[-1].balance == (await call("read_balance", ANN, "text_token")).balance
     one_day = await reported(call, "usage", "day", since=SECOND, until=THIRD)
     assert [row.day for row in one_day.rows] == [SECOND]
     everything = await reported(call, "usage", "day")

@@ -30,7 +30,15 @@ from quota_engine.balance_series import (
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.pictures.balance import draw_balance
 from quota_engine.pictures.drawing import draw_costs, draw_usage
-from quota_engine.pictures.looks import NAME_LENGTH_MAX, looks, short, tick_labels, write_picture
+from quota_engine.pictures.looks import (
+    HATCHES,
+    NAME_LENGTH_MAX,
+    look_of,
+    looks,
+    short,
+    tick_labels,
+    write_picture,
+)
 from quota_engine.reporting import ReportQuery, ReportRow, UsageReport
 from quota_engine.series import (
     CostSeries,
@@ -171,7 +179,9 @@ def test_layers_are_told_apart_without_colour_and_nothing_is_clipped() -> None:
         (bars.patches[0].get_hatch(), sum(bars.patches[0].get_facecolor()[:3]))
         for bars in figure.axes[0].containers
     }
-    assert len({hatch for hatch, _ in looked}) == len(looked) == 8 < len(ODD_NAMES)
+    assert len({hatch for hatch, _ in looked}) == len(HATCHES)
+    assert len(looked) == len(ODD_NAMES) > len(HATCHES)
+    assert len({look_of(number) for number in range(64)}) == 64
     assert len(texts(figure)) == 9
     check_legible(figure)
 
@@ -237,6 +247,17 @@ def test_ticks_name_each_day_and_year_once() -> None:
     assert tick_labels([]) == []
     numbers = {0: "0", 950: "950", 12_500: "12.5k", 3_200_000: "3.2M", 0.000125: "0.000125"}
     assert {value: short(value) for value in numbers} == numbers
+
+
+def test_ticks_of_bars_are_few_and_name_a_bar_that_is_there() -> None:
+    for days in (1, 5, 9, 10, 100, 101, 700, 3_000):
+        figure = draw_usage(series_of([used(0, "a", 10), used(days - 1, "a", 10)]))
+        [axes] = figure.axes
+        told = [label.get_text() for label in axes.get_xticklabels()]
+        assert min(days, 3) <= len(told) <= 10, (days, told)
+        assert "2026" in told[0]
+        bars = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+        assert all(min(abs(at - bar) for bar in bars) < 0.01 for at in axes.get_xticks())
 
 
 def test_nothing_is_drawn_as_nothing(tmp_path: Path) -> None:
