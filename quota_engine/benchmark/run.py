@@ -14,6 +14,7 @@ from quota_engine.benchmark.metering import measure_metering
 from quota_engine.benchmark.persisting import DRAINS, measure_persisting
 from quota_engine.benchmark.plan import Plan
 from quota_engine.benchmark.rates import measure_rates
+from quota_engine.benchmark.scopes import measure_scopes
 from quota_engine.benchmark.server_time import measure_grant_counts, measure_scripts
 from quota_engine.benchmark.servers import Lab, server_versions
 
@@ -44,6 +45,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
         sections: list[Section] = [
             measure_scripts(lab, plan, script),
             measure_grant_counts(lab, plan, script),
+            measure_scopes(lab, plan, script),
             measure_metering(lab, plan, tick_of(_metering_seconds(plan))),
             measure_counting(lab, plan, tick_of(_metering_seconds(plan))),
             *measure_rates(lab, plan, tick_of(plan.rate_seconds)),
@@ -64,7 +66,7 @@ def run_benchmark(plan: Plan, progress: Progress | None = None) -> Report:
 
 def _seconds(plan: Plan) -> float:
     """Return about how long the plan takes: the progress bar's length."""
-    scripts = 2 * (plan.script_rounds + 1) * _script_seconds(plan)
+    scripts = 3 * (plan.script_rounds + 1) * _script_seconds(plan)
     rates = (4 * 6 + 6) * plan.rate_rounds * plan.rate_seconds
     rates += (4 + 3) * plan.rate_rounds * _metering_seconds(plan)
     return scripts + rates + (DRAINS + 1) * _persist_seconds(plan) + _memory_seconds(plan)

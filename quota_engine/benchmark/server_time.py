@@ -103,7 +103,7 @@ def measure_scripts(lab: Lab, plan: Plan, tick: Tick) -> Section:
             if number >= 0:  # the first round warms up
                 for name, value in measured.items():
                     samples[name].append(value)
-            _forget(deployment, QuotaName("user:42", TYPE))
+            forget(deployment, QuotaName("user:42", TYPE))
     return section_of(
         "Server time of one call",
         "one quota, one grant, 200 bytes of usage with debit and capture",
@@ -177,7 +177,7 @@ def measure_grant_counts(lab: Lab, plan: Plan, tick: Tick) -> Section:
                 spent = script.timed(debits(script, quota, plan.script_calls))
                 if number >= 0:
                     samples[name].append(spent)
-                _forget(deployment, quota)
+                forget(deployment, quota)
     title = "Server time of a debit, by the grants it does not touch"
     ordered = {name: samples[name] for name in names}
     return section_of(title, "flat: every ratio is about 1", "µs", ordered, next(iter(names)))
@@ -191,7 +191,7 @@ def debits(script: Script, quota: QuotaName, calls: int) -> list[Debit]:
     ]
 
 
-def _forget(deployment: Deployment, quota: QuotaName) -> None:
+def forget(deployment: Deployment, quota: QuotaName) -> None:
     """Keep every round alike: drop the outbox's tail and what the quota remembers."""
     keys = ShardKeys(deployment.ledger.shard_of(quota))
     deployment.client.xtrim(keys.outbox, maxlen=100, approximate=False)
