@@ -32,6 +32,7 @@ from quota_engine.errors import (
     RedisAwayError,
 )
 from quota_engine.keys import QuotaName
+from quota_engine.refusals import reason_of
 from quota_engine.settings import Settings
 from quota_engine.spool import Spool, SpoolError
 from quota_engine.spooled import Spoolable, operation_of, result_of
@@ -126,8 +127,10 @@ class AsyncSpooling:
         self, quota: QuotaName, error: QuotaError, called: tuple[str | None, str | None]
     ) -> None:
         """Count a call that was refused, for the reports."""
-        provider, model = called
-        self._transport.refusals.add(quota, error, self.now_ms(), provider=provider, model=model)
+        if reason_of(error) is not None:
+            provider, model = called
+            now_ms = self.now_ms()
+            self._transport.refusals.add(quota, error, now_ms, provider=provider, model=model)
 
     async def _try_to_admit(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
         try:

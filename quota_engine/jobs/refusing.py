@@ -55,12 +55,15 @@ def write_at_last(refusals: Refusals, ledger: Ledger) -> None:
     refusals.on_waiting = None
     BACKGROUND.forget(_key(refusals))
     _open.pop(refusals, None)
-    write_now(refusals, ledger, is_last=True)
+    try:
+        write_now(refusals, ledger, is_last=True)
+    except Exception:  # an engine closes, whatever becomes of its statistics
+        log.exception("counts of refused calls are lost")
 
 
 def _write_all() -> None:
     for refusals, ledger in list(_open.items()):
-        write_now(refusals, ledger, is_last=True)
+        write_at_last(refusals, ledger)
 
 
 def _key(refusals: Refusals) -> object:

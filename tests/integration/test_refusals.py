@@ -130,6 +130,22 @@ def test_the_background_writes_while_an_engine_is_open(
         assert not fails, "what could not be written waited"
 
 
+def test_an_engine_closes_whatever_becomes_of_its_counts(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = QuotaEngine.open(redis_url, database_url)
+    with suppress(QuotaError):
+        engine.debit(WHO, TYPE, 5)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(refusing, "add_refusals", fail)
+    engine.close()
+    with pytest.raises(QuotaError, match="closed"):
+        engine.debit(WHO, TYPE, 5)
+
+
 def test_clients_add_to_one_count(database_url: str) -> None:
     one = Refused(20_000, "a\\b", TYPE, "", 'x"y', "frozen")
     with Ledger.open(database_url) as ledger:
