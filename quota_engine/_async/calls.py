@@ -7,9 +7,9 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._async.batching import AsyncBatching
-from quota_engine._async.books import AsyncBooks
 from quota_engine._async.codes import AsyncRedeeming
 from quota_engine._async.distributing import AsyncDistributing
+from quota_engine._async.explaining import AsyncExplaining
 from quota_engine._async.granting import AsyncGranting
 from quota_engine._async.holds import AsyncHoldBlock
 from quota_engine._async.moving import AsyncMoving
@@ -66,7 +66,7 @@ class AsyncCalls(
     AsyncRedeeming,
     AsyncSubscribing,
     AsyncRerating,
-    AsyncBooks,
+    AsyncExplaining,
     AsyncBatching,
     AsyncDistributing,
 ):

@@ -8,9 +8,9 @@ from typing import Any
 
 from quota_engine import flows
 from quota_engine._sync.batching import Batching
-from quota_engine._sync.books import Books
 from quota_engine._sync.codes import Redeeming
 from quota_engine._sync.distributing import Distributing
+from quota_engine._sync.explaining import Explaining
 from quota_engine._sync.granting import Granting
 from quota_engine._sync.holds import HoldBlock
 from quota_engine._sync.moving import Moving
@@ -67,7 +67,7 @@ class Calls(
     Redeeming,
     Subscribing,
     Rerating,
-    Books,
+    Explaining,
     Batching,
     Distributing,
 ):

@@ -51,6 +51,10 @@ STATEMENT = (
     *("transferred_in", "transferred_out", "closing", "closing_held", "closing_debt"),
     *("shortfall", "pending"),
 )
+SCOPES = (
+    *("account", "required", "available", "balance", "held", "debt", "overdraft_limit"),
+    *("grants", "frozen"),
+)
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
     *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
@@ -226,6 +230,38 @@ def statement(
                 err=True,
             )
         raise typer.Exit(3)
+
+
+@app.command()
+def explain(
+    account: Account,
+    quota_type: QuotaType,
+    amount: Annotated[int, typer.Argument(min=1, help="Units that a call would hold.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Say why a call would be admitted or refused now, by which quota, and what would help.
+
+    A call on acme/team-7/user-42 is admitted by that account's quota and by those of acme/team-7
+    and acme, where they have one. Exits with 1 when the call would be refused.
+
+    Example: quota-engine accounts explain acme/team-7/user-42 text_token 3000
+    """
+    with opened_engine() as engine:
+        told = engine.explain(account, quota_type, amount)
+    if as_json:
+        print_json(told)
+    else:
+        verdict = "would be admitted" if told.admitted else f"would be refused: {told.reason}"
+        typer.echo(f"a call of {amount:,} {quota_type} on {account} {verdict}")
+        print_rows(told.scopes, SCOPES, as_json=False)
+        if told.fix:
+            typer.echo(f"to do: {told.fix}")
+        if told.statement is not None:
+            typer.echo(f"what made the balance of {account}:")
+            print_rows([told.statement], STATEMENT, as_json=False)
+    if not told.admitted:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar
 
@@ -94,6 +94,10 @@ class Balance:
     #: Why the quota is frozen; empty when it is not.
     frozen: str = ""
     version: int = 0
+    #: Whether it has ever had a grant.
+    is_granted: bool = False
+    #: When it was read, by the clock that decides; None: nobody knows the quota.
+    at: datetime | None = field(default=None, compare=False)
     grants: tuple[Grant, ...] = ()
     pending_grants: tuple[Grant, ...] = ()
 
@@ -108,6 +112,11 @@ class Balance:
         if self.overdraft_limit is None:
             return None
         return self.available + self.overdraft_limit
+
+    @property
+    def limits_others(self) -> bool:
+        """Whether calls on the accounts below are admitted by this quota, too."""
+        return self.is_granted or self.overdraft_limit != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +301,8 @@ class ReadBalance(Command[Balance]):
 
     def parse(self, reply: Reply) -> Balance:
         match reply:
-            case ["BALANCE", version, balance, held, debt, limit, _, frozen, _, _, *rest]:
+            case ["BALANCE", version, balance, held, debt, limit, _, frozen, *more]:
+                _, now_ms, granted, *rest = more
                 states = [
                     parse_grant(grant_id, record)
                     for grant_id, record in zip(rest[::2], rest[1::2], strict=True)
@@ -307,6 +317,8 @@ class ReadBalance(Command[Balance]):
                     overdraft_limit=None if limit == UNLIMITED else int(limit),
                     frozen=frozen,
                     version=int(version),
+                    is_granted=granted == "1",
+                    at=from_ms(int(now_ms)),
                     grants=tuple(map(_grant, sorted(live, key=burn_down_order))),
                     pending_grants=tuple(
                         _grant(state)

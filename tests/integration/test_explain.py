@@ -1,0 +1,71 @@
+"""Why a call would be admitted or refused: by whom, what comes back, and what to do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from quota_engine import QuotaInsufficientError
+from tests.commands import Cli
+from tests.engines import Engines, TestClock
+
+pytestmark = pytest.mark.anyio
+
+USER, TEAM = "acme/team-7/user-42", "acme/team-7"
+TOKENS = "text_token"
+
+
+async def test_the_quota_that_refuses_is_named_with_what_would_help(
+    timed: Engines, clock: TestClock
+) -> None:
+    await timed("issue_grant", USER, TOKENS, 1_000)
+    await timed("issue_grant", TEAM, TOKENS, 100)
+    await timed("place_hold", USER, TOKENS, 80, operation_id="h", ttl=60)
+    soon = clock.now + timedelta(seconds=30)
+    await timed("issue_grant", TEAM, TOKENS, 10, grant_id="g", starts_at=soon)
+    told = await timed("explain", USER, TOKENS, 90)
+    assert (told.admitted, told.reason, told.refused_by) == (False, "insufficient", TEAM)
+    assert (told.required, told.available) == (90, 20)
+    own, team = told.scopes
+    assert (own.account, own.shortage, own.available) == (USER, 0, 920)
+    assert [(relief.cause, relief.subject[:1], relief.amount) for relief in team.relief] == [
+        ("grant.started", "g", 10),
+        ("hold.expired", "h", 80),
+    ]
+    assert told.retry_after == 60
+    for words in ("grant 70 more", f"grants issue {TEAM} {TOKENS} 70", "at most 20", "wait until"):
+        assert words in told.fix
+    assert told.statement.granted == 1_000
+    clock.now += timedelta(seconds=told.retry_after)
+    assert (await timed("explain", USER, TOKENS, 90)).admitted
+    await timed("place_hold", USER, TOKENS, 90)
+
+
+async def test_what_is_explained_as_admitted_is_admitted(call: Engines) -> None:
+    await call("issue_grant", USER, TOKENS, 50)
+    for amount, admitted in ((50, True), (51, False)):
+        told = await call("explain", USER, TOKENS, amount)
+        assert (told.admitted, told.retry_after) == (admitted, None)
+        assert [scope.account for scope in told.scopes] == [USER]
+        if not admitted:
+            with pytest.raises(QuotaInsufficientError):
+                await call("place_hold", USER, TOKENS, amount)
+    unknown = await call("explain", "nobody", TOKENS, 1)
+    assert (unknown.admitted, unknown.refused_by, unknown.available) == (False, "nobody", 0)
+    assert (await call("read_balance", USER, TOKENS)).held == 0
+
+
+def test_the_command_says_it_in_words_and_by_its_exit_code(
+    cli: Cli, redis_url: str, database_url: str
+) -> None:
+    cli.aim(redis_url, database_url)
+    with cli.engine() as engine:
+        engine.issue_grant(USER, TOKENS, 50)
+        engine.issue_grant(TEAM, TOKENS, 10)
+    ended = cli.run("accounts", "explain", USER, TOKENS, "11")
+    assert ended.code == 1
+    assert "would be refused: insufficient" in ended.out
+    assert f"grants issue {TEAM} {TOKENS} 1" in ended.out
+    told = cli.json("accounts", "explain", USER, TOKENS, "10")
+    assert told["admitted"] is True
