@@ -17,16 +17,15 @@ KEYS
   9+ more     the keys 4 to 8 of each further quota
 
 ARGV
-   1 epoch         the epoch the caller knows
-   2 quota_name    <account>|<quota type>
-   3 now_ms        milliseconds, or "" for the server clock
-   4 horizon_ms    milliseconds an operation is remembered
-   5 due_max       changes that may be applied on the way
-   6 hold_id       the hold
-   7 operation_id  unique per quota
-   8 fingerprint   hash of the operation's arguments
-   9 details       JSON of the caller, kept with the entry
-  10 others        further quotas that the call acts on (lib/shares); empty: none
+  1 epoch        the epoch the caller knows
+  2 quota_name   <account>|<quota type>
+  3 now_ms       milliseconds, or "" for the server clock
+  4 horizon_ms   milliseconds an operation is remembered
+  5 due_max      changes that may be applied on the way
+  6 hold_id      the hold
+  7 fingerprint  hash of the operation's arguments
+  8 details      JSON of the caller, kept with the entry
+  9 others       further quotas that the call acts on (lib/shares); empty: none
 
 RETURNS
   RELEASED  fingerprint version amount shortfall balance held debt flags terms movements
@@ -52,8 +51,7 @@ local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KE
 local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
-local hold_id, operation_id, fingerprint = ARGV[6], ARGV[7], ARGV[8]
-local details, others = ARGV[9], ARGV[10]
+local hold_id, fingerprint, details, others = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,

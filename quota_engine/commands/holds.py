@@ -304,7 +304,7 @@ class ReleaseHold(SharedCommand[ReleasedHold]):
         return fingerprint("release_hold", self.hold_id, *shares_print(self.shares))
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        rest = (self.hold_id, self.operation_id, self.fingerprint, self.details)
+        rest = (self.hold_id, self.fingerprint, self.details)
         return (*writing_argv(context, self.quota), *rest, shares_text(self.quota, self.shares))
 
     def parse(self, reply: Reply) -> ReleasedHold:
