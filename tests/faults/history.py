@@ -125,6 +125,13 @@ class Verdict:
         for name in ("lost", "restored", "wrong"):
             getattr(self, name).extend(getattr(other, name))
 
+    @property
+    def denied_and_after(self) -> list[Call]:
+        """Of the lost ones, the holds that found no quota any more, and what released these."""
+        holds = {call.hold_id for call in self.lost if call.verb == "place_hold"}
+        verbs = {"place_hold", "release_hold"}
+        return [call for call in self.lost if call.verb in verbs and call.hold_id in holds]
+
     def __str__(self) -> str:
         return (
             f"{self.done} done, {self.refused} refused, {self.cancelled} cancelled,"

@@ -30,6 +30,8 @@ QUOTA_TYPE = "text_token"
 #: A retry ends so long after the writers were told to stop; by then everything has been healed.
 FINISH_SECONDS = 40.0
 PAUSE_SECONDS = 0.02
+#: Of the turns, so many issue a grant: those need the ledger, too.
+GRANT_SHARE = 0.03
 HOLD_TTL_SECONDS = 3_600.0
 
 #: Answers that promise: nothing was changed.
@@ -57,12 +59,14 @@ class Writers:
         seed: int = 0,
         name: str = "w",
         pause_seconds: float = PAUSE_SECONDS,
+        grant_share: float = GRANT_SHARE,
     ) -> None:
         self.calls: list[Call] = []
         self.faults: list[str] = []
         self.engine_of = [engines[number % len(engines)] for number in range(count)]
         self._accounts = accounts
         self._pause = pause_seconds
+        self._grant_share = grant_share
         self._stopping = threading.Event()
         self._give_up_at = float("inf")
         self._current: dict[int, Call] = {}
@@ -141,7 +145,7 @@ class Writers:
         what = chance.random()
         if what < 0.45:
             self._ask(number, debit(account, operation_id, amount))
-        elif what < 0.48:
+        elif what < 0.45 + self._grant_share:
             self._ask(number, issue_grant(account, operation_id, amount))
         else:
             self._hold(number, account, operation_id, amount, chance)
