@@ -35,12 +35,30 @@ Refusals carry their numbers as attributes. An unknown answer is a fault, never 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import ClassVar
 
 
 class QuotaError(Exception):
-    """Base class of every error the engine raises on purpose."""
+    """
+    Base class of every error the engine raises on purpose.
+
+    ``http_status`` is what a web server answers for it: see docs/errors.md. ``retry_after``:
+    seconds after which the same call may be admitted; None: nobody knows, or never.
+    """
+
+    http_status: ClassVar[int] = 500
+    retry_after: float | None = None
+
+    @property
+    def http_headers(self) -> Mapping[str, str]:
+        """What a web server adds to its answer: ``Retry-After``, in whole seconds, rounded up."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(math.ceil(self.retry_after))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,8 @@ class QuotaInsufficientError(QuotaError):
     been admitted. ``account`` and ``quota_type`` name the quota that refused, which may be that of
     an account above the caller's; ``scopes`` tells of every quota that the call acts on.
     """
+
+    http_status = 402
 
     def __init__(
         self,
@@ -98,6 +118,8 @@ def _rebuild_insufficient(
 class InvalidArgumentError(QuotaError, ValueError):
     """An argument that cannot be meant: says what was wrong and what was expected."""
 
+    http_status = 400
+
 
 class BatchRefusedError(InvalidArgumentError):
     """A table not to be meant; nothing was changed. ``problems``: lines, and what is wrong."""
@@ -114,65 +136,97 @@ class InvalidAmountError(InvalidArgumentError):
 class GrantNotFoundError(QuotaError):
     """No such grant in this quota."""
 
+    http_status = 404
+
 
 class HoldNotFoundError(QuotaError):
     """Neither Redis nor the ledger has ever seen this hold."""
+
+    http_status = 404
 
 
 class OperationNotFoundError(QuotaError):
     """Neither Redis nor the ledger has a charge by this operation id in the quota."""
 
+    http_status = 404
+
 
 class HoldClosedError(QuotaError):
     """The hold was captured, released or expired, and cannot be extended any more."""
+
+    http_status = 410
 
 
 class IdempotencyConflictError(QuotaError):
     """The same operation id was used before with other arguments. Nothing was changed."""
 
+    http_status = 409
+
 
 class OperationCancelledError(QuotaError):
     """The operation was cancelled before it came: it has not happened, and never will."""
+
+    http_status = 409
 
 
 class PackageNotFoundError(QuotaError):
     """No package by this name was ever defined."""
 
+    http_status = 404
+
 
 class PlanNotFoundError(QuotaError):
     """No plan by this name was ever defined."""
+
+    http_status = 404
 
 
 class PurchaseNotFoundError(QuotaError):
     """No order by this id was ever made."""
 
+    http_status = 404
+
 
 class PurchaseRefusedError(QuotaError):
     """A package that is not sold, or bought too often; or an order in another state."""
+
+    http_status = 409
 
 
 class SubscriptionNotFoundError(QuotaError):
     """No subscription by this id was ever made."""
 
+    http_status = 404
+
 
 class SubscriptionRefusedError(QuotaError):
     """A plan that is not offered any more; or a subscription that ended, is paused, or runs."""
+
+    http_status = 409
 
 
 class CodeNotFoundError(QuotaError):
     """No such redemption code was ever made."""
 
+    http_status = 404
+
 
 class CodeRefusedError(QuotaError):
     """A redemption code that is expired, revoked, or was redeemed by somebody else."""
+
+    http_status = 409
 
 
 class TransferRefusedError(QuotaError):
     """The account that units were to arrive at cannot take them: they are back where they were."""
 
+    http_status = 409
+
 
 class NotSeenError(QuotaError):
     """The viewer sees its own account and those below it. Says nothing of whether others exist."""
+
+    http_status = 403
 
 
 class PricingNotFoundError(QuotaError):
@@ -181,6 +235,8 @@ class PricingNotFoundError(QuotaError):
 
     ``missing`` names what: pricing types, with a word more where it helps.
     """
+
+    http_status = 404
 
     def __init__(
         self,
@@ -199,6 +255,8 @@ class PricingNotFoundError(QuotaError):
 class ModelDisabledError(QuotaError):
     """The catalog says that no new call may use this model. Nothing was held, or called."""
 
+    http_status = 403
+
     def __init__(self, provider: str, model: str) -> None:
         super().__init__(
             f"{provider}/{model} is disabled in the catalog; `quota-engine models set {provider}"
@@ -214,6 +272,8 @@ class ModelDisabledError(QuotaError):
 class PoolNotFoundError(QuotaError):
     """No pool was ever defined for this provider, or not in this currency."""
 
+    http_status = 404
+
 
 class PoolEmptyError(QuotaError):
     """
@@ -221,6 +281,8 @@ class PoolEmptyError(QuotaError):
 
     ``available`` is the pool's balance in ``currency``: 0, or below.
     """
+
+    http_status = 503
 
     def __init__(self, provider: str, currency: str, available: Decimal) -> None:
         super().__init__(
@@ -238,6 +300,8 @@ class PoolEmptyError(QuotaError):
 class QuotaFrozenError(QuotaError):
     """The quota's log is in doubt: it takes captures and releases, but no new holds or debits."""
 
+    http_status = 503
+
 
 class BackpressureError(QuotaError):
     """
@@ -246,6 +310,9 @@ class BackpressureError(QuotaError):
     ``pending`` entries of ``shard`` wait and ``limit`` may; all None when Redis is full. Nothing
     was changed: retry when the workers have caught up.
     """
+
+    http_status = 503
+    retry_after = 5.0
 
     def __init__(
         self,
@@ -263,6 +330,9 @@ class BackpressureError(QuotaError):
 
 class EngineUnavailableError(QuotaError):
     """Redis, PostgreSQL or the shard cannot answer now. The message says what to do."""
+
+    http_status = 503
+    retry_after = 1.0
 
 
 class RedisAwayError(EngineUnavailableError):
