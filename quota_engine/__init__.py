@@ -20,6 +20,7 @@ from quota_engine.commands import (
 )
 from quota_engine.corrections import CorrectedUsage
 from quota_engine.errors import (
+    AlertNotFoundError,
     BackpressureError,
     BatchRefusedError,
     CodeNotFoundError,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from quota_engine.metering import configure, requires_quota
 
 __all__ = [
+    "AlertNotFoundError",
     "Allocation",
     "AsyncQuotaEngine",
     "BackpressureError",

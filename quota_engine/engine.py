@@ -180,6 +180,7 @@ class QuotaEngine(_Shared, Calls):
     def close(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         replay_no_more(self)
+        self.alerts.stop_listening()
         write_at_last(self._transport.refusals, self.deployment.ledger)
         self._transport.close()
         self._spooling.close()
@@ -241,6 +242,7 @@ class AsyncQuotaEngine(_Shared, AsyncCalls):
     async def aclose(self) -> None:
         """Close every connection. Servers that the engine started keep running."""
         replay_no_more(self)
+        await self.alerts.stop_listening()
         refusals = self._transport.refusals
         await asyncio.to_thread(write_at_last, refusals, self.deployment.ledger)
         await self._transport.close()

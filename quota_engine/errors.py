@@ -22,6 +22,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x NotSeenError              a report on accounts that the viewer does not see
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
+  x AlertNotFoundError        no alert, rule, channel or message by this name
   x PoolNotFoundError         no provider pool by this name
   x PoolEmptyError            nothing is left of what the provider was paid; the call was not made
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
@@ -267,6 +268,12 @@ class ModelDisabledError(QuotaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return ModelDisabledError, (self.provider, self.model)
+
+
+class AlertNotFoundError(QuotaError):
+    """There is no alert, rule, channel or message by this name, or the viewer does not see it."""
+
+    http_status = 404
 
 
 class PoolNotFoundError(QuotaError):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quota_engine.ids import checked_account, checked_quota_type
@@ -249,6 +249,32 @@ class Settings(BaseSettings):
         (7, 3, 1),
         description="How many days before a grant with something left ends somebody is reminded, "
         "separated by commas: each grant once for each. Empty: never.",
+    )
+
+    alert_attempts_max: int = Field(
+        10,
+        ge=1,
+        le=50,
+        description="How often a message about an alert is tried before it is given up, a dead "
+        "letter.",
+    )
+    alert_retry_seconds: float = Field(
+        5,
+        ge=0,
+        le=3_600,
+        description="Pause after the first attempt that failed; it doubles with each, up to an "
+        "hour. Ten attempts take 40 minutes.",
+    )
+    alert_timeout_seconds: float = Field(
+        5, gt=0, le=60, description="Wait for a webhook or mail server, at each of its steps."
+    )
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server of alerts: `smtp://user:password@host:587` (with STARTTLS where "
+        "it is offered) or `smtps://host:465`.",
+    )
+    smtp_sender: str | None = Field(
+        None, description="Address that e-mails about alerts come from."
     )
 
     @field_validator("quota_types", "reminder_days", "metrics_quotas", mode="before")

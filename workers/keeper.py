@@ -17,6 +17,7 @@ from functools import partial
 
 import redis
 
+from quota_engine.delivering import POLL_SECONDS, Deliverer
 from quota_engine.deployment import Deployment
 from quota_engine.errors import QuotaError
 from quota_engine.jobs.draining import Drainer
@@ -45,8 +46,15 @@ STEADY_SECONDS = 60.0
 RESTART_PAUSE_MAX_SECONDS = 30.0
 STOP_SECONDS = 8.0
 SPOOL_SECONDS = 5.0
-#: Duties that take long have a thread of their own.
+#: Duties that take long have a thread of their own, and so have those that must be quick.
 LONG_DUTIES = {"unload", "reports", "reconcile"}
+QUICK_DUTIES = {"alerts"}
+QUICK_LOOK_SECONDS = 0.25
+
+
+def named(names: set[str]) -> list[Duty]:
+    """Return duties by their names."""
+    return [duty for duty in DUTIES if duty.name in names]
 
 
 class Child:
@@ -114,14 +122,15 @@ class Keeper:
         self._children = [Child(arguments) for _ in range(processes)]
         self._enqueued_at = 0.0
         self._troubles: dict[str, str] = {}
-        lanes = (
-            [duty for duty in DUTIES if duty.name not in LONG_DUTIES],
-            [duty for duty in DUTIES if duty.name in LONG_DUTIES],
+        others = {duty.name for duty in DUTIES} - LONG_DUTIES - QUICK_DUTIES
+        tasks = (
+            partial(self._do_duties, named(others), LOOK_SECONDS),
+            partial(self._do_duties, named(LONG_DUTIES), LOOK_SECONDS),
+            partial(self._do_duties, named(QUICK_DUTIES), QUICK_LOOK_SECONDS),
+            self._replay_spool,
+            self._deliver_alerts,
         )
-        self._threads = [
-            threading.Thread(target=self._do_duties, args=(lane,), daemon=True) for lane in lanes
-        ]
-        self._threads.append(threading.Thread(target=self._replay_spool, daemon=True))
+        self._threads = [threading.Thread(target=task, daemon=True) for task in tasks]
 
     def run(self) -> bool:
         """
@@ -193,7 +202,7 @@ class Keeper:
 
     # -- the duties
 
-    def _do_duties(self, lane: list[Duty]) -> None:
+    def _do_duties(self, lane: list[Duty], pause: float) -> None:
         scheduler = Scheduler(self._deployment)
         due_at = {duty.name: 0.0 for duty in lane}
         while not self._stopping.is_set():
@@ -203,7 +212,7 @@ class Keeper:
                     continue
                 due_at[duty.name] = now + scheduler.seconds_between(duty)
                 self._try(f"the duty {duty.name}", partial(scheduler.run_if_due, duty))
-            self._stopping.wait(LOOK_SECONDS)
+            self._stopping.wait(pause)
         scheduler.close()
 
     def _replay_spool(self) -> None:
@@ -213,6 +222,15 @@ class Keeper:
             self._try("the spool", duty.run)
             self._stopping.wait(SPOOL_SECONDS)
         duty.close()
+
+    def _deliver_alerts(self) -> None:
+        """Tell what is due of alerts, within a fraction of a second."""
+        messages = self._deployment.statement_store.alerts.deliveries
+        deliverer = Deliverer(messages, self._deployment.settings, self._stopping)
+        while not self._stopping.is_set():
+            self._try("alerts", deliverer.begin)
+            self._stopping.wait(POLL_SECONDS)
+        deliverer.close()
 
     def _try(self, what: str, act: Callable[[], object]) -> None:
         """Do something; its failure is logged once, and it is tried again at its next turn."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from quota_engine import flows
+from quota_engine._sync.alerting import Alerts
 from quota_engine._sync.calling import Calling
 from quota_engine._sync.pooling import Pools
 from quota_engine._sync.replaying import Replayer
@@ -41,6 +42,7 @@ class Books(Calling):
         super().__init__(transport, backing, settings)
         self.reports = Reports(transport, backing, settings)
         self.pools = Pools(transport, backing, settings)
+        self.alerts = Alerts(transport, backing, settings)
 
     def check_pool(self, provider: str, currency: str | None = None) -> None:
         """Raise ``PoolEmptyError`` if nothing is left at a provider: see ``Pools.check``."""

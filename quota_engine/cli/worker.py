@@ -133,6 +133,7 @@ def print_line(
 
 
 def _do_once(deployment: Deployment, *, as_json: bool) -> None:
+    from quota_engine.delivering import deliver_once
     from quota_engine.jobs.respool import SpoolDuty
     from quota_engine.jobs.schedule import DUTIES, Scheduler
 
@@ -144,9 +145,13 @@ def _do_once(deployment: Deployment, *, as_json: bool) -> None:
     outcomes = {duty.name: scheduler.run(duty) for duty in DUTIES}
     scheduler.close()
     persisted += deployment.drain()
+    arrived, failed = deliver_once(
+        deployment.statement_store.alerts.deliveries, deployment.settings
+    )
     print_facts(
         {"persisted": persisted, "spool": f"{replayed.replayed if replayed else 0} replayed"}
-        | {name: outcome.text for name, outcome in outcomes.items()},
+        | {name: outcome.text for name, outcome in outcomes.items()}
+        | {"messages": f"{arrived} told of alerts, {failed} not taken"},
         as_json=as_json,
     )
     if not all(outcome.is_ok for outcome in outcomes.values()):

@@ -19,10 +19,10 @@ from sqlalchemy import text
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
+from quota_engine.jobs.drift_told import drifting
 from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
 from quota_engine.jobs.pinned import PinnedConnection
-from quota_engine.jobs.schedule import drifting
 from quota_engine.jobs.server_check import check_server, read_info
 from quota_engine.ledger import Ledger, duties, epochs, gauges, listing
 from quota_engine.ledger.connection import answering

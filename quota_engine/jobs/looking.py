@@ -23,9 +23,9 @@ from quota_engine.commands import Balance, ReadBalance
 from quota_engine.errors import QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.drift_told import drifting
 from quota_engine.jobs.freshness import duties_health
 from quota_engine.jobs.running import run_commands
-from quota_engine.jobs.schedule import drifting
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger, duties, gauges, shards
 from quota_engine.metrics.described import Sample

@@ -20,6 +20,7 @@ import redis
 from sqlalchemy import Connection
 from sqlalchemy import exc as sql_errors
 
+from quota_engine.alerts.watching import RuleBook
 from quota_engine.commands.outbox import NotePersisted
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import EventId, UnknownFormatError
@@ -98,7 +99,8 @@ def persist_batch(
             return PersistOutcome(shard=shard, status="locked", reason="another drains it")
         page = Outbox(client, shard).read_calls(state.cursor, batch_max)
         crash_points.reach("after_read")
-        outcome = _persist_page(connection, ledger.shard_count, state, page, frozen)
+        rules = ledger.known_rules.book(connection, state.rules_revision)
+        outcome = _persist_page(connection, ledger.shard_count, state, page, frozen, rules=rules)
         crash_points.reach("before_commit")
     crash_points.reach("after_commit")
     _note_persisted(client, outcome, page)
@@ -177,6 +179,8 @@ def _persist_page(
     state: ShardState,
     page: OutboxPage,
     frozen: dict[QuotaName, str],
+    *,
+    rules: RuleBook,
 ) -> PersistOutcome:
     """Write what may be written of a page, and move the cursor; the caller commits."""
     shard = state.shard
@@ -187,7 +191,7 @@ def _persist_page(
         return PersistOutcome(shard=shard, status="stopped", reason=stopped, cursor=state.cursor)
     scan = _scan(state, page, shards)
     is_behind = page.noted is not None and page.noted > state.cursor
-    appended = append(connection, shard, scan.batch, crash_points.reach)
+    appended = append(connection, shard, scan.batch, crash_points.reach, rules=rules)
     frozen.update(appended.frozen)
     if is_behind:
         log.warning(

@@ -9,8 +9,7 @@ many workers do not all do the same, and what came of it, so that somebody can s
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -18,7 +17,9 @@ from quota_engine._sync.transport import Clock, Transport
 from quota_engine.errors import QuotaError
 from quota_engine.instants import from_ms
 from quota_engine.jobs import clocks, intents
+from quota_engine.jobs.alerts import Alerting
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.drift_told import COMPARED
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.reports import sum_days, sum_pools
@@ -27,7 +28,6 @@ from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
 from quota_engine.ledger import duties
-from quota_engine.ledger.duties import DutyRun
 from quota_engine.settings import Settings
 
 log = logging.getLogger("quota_engine.schedule")
@@ -76,6 +76,7 @@ class Scheduler:
         self.transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
         self.unloader = Unloader(deployment)
         self.reminding = Reminding(deployment)
+        self.alerting = Alerting(deployment)
         self._complaints: dict[str, str] = {}
 
     def close(self) -> None:
@@ -216,22 +217,15 @@ def _pools(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{sum_pools(scheduler.deployment.ledger)} notes of provider pools taken up")
 
 
-#: What the duty's row says, and how its number is read back.
-_COMPARED = "{checked} quotas compared, {differ} differ"
-_DIFFER = re.compile(_COMPARED.format(checked=r"\d+", differ=r"(\d+)"))
-
-
-def drifting(runs: Sequence[DutyRun]) -> int | None:
-    """Return how many quotas differed at the last reconciliation, None where none has ended."""
-    for run in runs:
-        if run.duty == "reconcile" and (found := _DIFFER.match(run.outcome)):
-            return int(found[1])
-    return None
+def _alerts(scheduler: Scheduler) -> Outcome:
+    done = scheduler.alerting.run(scheduler.now_ms())
+    text = f"{done.steps} alerts fired, escalated or resolved"
+    return Outcome(text if done.is_done else f"{text}; old quotas are still looked at")
 
 
 def _reconcile(scheduler: Scheduler) -> Outcome:
     report = scheduler.deployment.reconcile(repair=False)
-    text = _COMPARED.format(checked=report.checked, differ=len(report.drifts))
+    text = COMPARED.format(checked=report.checked, differ=len(report.drifts))
     if report.drifts:
         text += "; the first: " + "; ".join(str(drift) for drift in report.drifts[:3])
     return Outcome(text, report.is_clean)
@@ -246,6 +240,7 @@ SWEEP = Duty("sweep", lambda settings: 5, _sweep)
 INTENTS = Duty("intents", lambda settings: 5, _intents)
 RENEWALS = Duty("renewals", lambda settings: 5, _renewals)
 REMINDERS = Duty("reminders", lambda settings: 60, _reminders)
+ALERTS = Duty("alerts", lambda settings: 1, _alerts)
 
 #: In the order in which one scheduler takes them up.
 DUTIES = (
@@ -259,6 +254,7 @@ DUTIES = (
     Duty("unload", lambda settings: 10, _unload),
     Duty("reports", lambda settings: 10, _reports),
     Duty("pools", lambda settings: 10, _pools),
+    ALERTS,
     Duty("reconcile", lambda settings: settings.reconcile_every_seconds, _reconcile),
 )
 
@@ -272,7 +268,7 @@ def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome
     """
     scheduler = Scheduler(deployment, clock=clock, intent_age=timedelta(0))
     try:
-        due = [INTENTS, RENEWALS, REMINDERS]
+        due = [INTENTS, RENEWALS, REMINDERS, ALERTS]
         if clock is None:
             due.insert(0, SWEEP)
         return {duty.name: scheduler.run(duty) for duty in due}

@@ -9,6 +9,7 @@ the shard's row, and moves the cursor.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,13 +19,18 @@ import psycopg
 from sqlalchemy import Connection
 
 from quota_engine import events, kinds
+from quota_engine.alerts.watching import RuleBook, Watcher
 from quota_engine.chain import Cause, Misfit, QuotaLog
 from quota_engine.events import Entry
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import writing
+from quota_engine.ledger.alert_rules import read_book
+from quota_engine.ledger.alert_writing import write_watched
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 from quota_engine.ledger.loading import Named, load
 from quota_engine.ledger.transfers import write_transfers
+
+log = logging.getLogger("quota_engine.alerts")
 
 _NO_DETAILS = Details()
 
@@ -45,17 +51,22 @@ def append(
     shard: int,
     batch: Sequence[Incoming],
     reach: Callable[[str], None] | None = None,
+    *,
+    rules: RuleBook | None = None,
 ) -> Appended:
     """
     Write a shard's messages, in outbox order, to the ledger or to the quarantine.
 
-    ``reach`` is told the names of steps, for the fault tests.
+    ``reach`` is told the names of steps, for the fault tests. ``rules``: what alerts look at;
+    None: as they are now.
     """
     if not batch:
         return Appended()
+    if rules is None:
+        rules = read_book(connection, 0)
     driver: Any = connection.connection.driver_connection
     with driver.cursor() as cursor:
-        work = _Batch(*load(cursor, batch))
+        work = _Batch(*load(cursor, batch), rules)
         for incoming in batch:
             work.take(incoming)
         work.write(cursor, shard, reach or (lambda step: None))
@@ -65,8 +76,14 @@ def append(
 class _Batch:
     """The logs that a batch touches, and what is to be written."""
 
-    def __init__(self, logs: dict[QuotaName, QuotaLog], versions: dict[Named, int]) -> None:
+    def __init__(
+        self,
+        logs: dict[QuotaName, QuotaLog],
+        versions: dict[Named, int],
+        rules: RuleBook,
+    ) -> None:
         self.appended = Appended()
+        self._watcher = Watcher(rules, logs) if rules.watches_quotas else None
         self._logs = logs
         self._versions = versions
         self._recorded: list[writing.Recorded] = []
@@ -101,6 +118,8 @@ class _Batch:
 
     def _extend(self, log: QuotaLog, incoming: Incoming, entry: Entry) -> None:
         kinds.apply(log, entry, incoming.chain)
+        if self._watcher is not None:
+            self._watcher.see(log, entry)
         name = log.name
         operation = (name.account, name.quota_type, entry.operation_id)
         first = self._versions.setdefault(operation, entry.version)
@@ -135,8 +154,22 @@ class _Batch:
         writing.write_grants(cursor, grants)
         touched = ((name, logs[name].holds.get(id_)) for name, id_ in self._touched_holds)
         writing.write_holds(cursor, [(name, hold) for name, hold in touched if hold is not None])
+        if self._watcher is not None:
+            self._alert(cursor, self._watcher, now)
         self.appended.recorded = len(self._recorded)
         self.appended.quarantined = len(self._quarantined)
+
+    def _alert(self, cursor: psycopg.Cursor[Any], watcher: Watcher, now: datetime) -> None:
+        """Record what alerts the batch has brought. A mistake here keeps no entry from SQL."""
+        for name in self.appended.frozen:
+            watcher.see_frozen(self._logs[name], now)
+        try:
+            with cursor.connection.transaction():
+                write_watched(cursor, watcher)
+        except psycopg.OperationalError:
+            raise
+        except Exception:
+            log.exception("what a batch of entries crossed cannot be told")
 
 
 def _clock(cursor: psycopg.Cursor[Any]) -> datetime:

@@ -24,6 +24,7 @@ from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import history as histories
 from quota_engine.ledger import intents, refunds, shards, snapshots
+from quota_engine.ledger.alert_rules import KnownRules
 from quota_engine.ledger.connection import (
     CONNECT_TIMEOUT_S,
     CONNECTIONS_MAX,
@@ -51,6 +52,8 @@ class Ledger:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._deployment: Deployment | None = None
+        #: What alerts look at, as this process read it last.
+        self.known_rules = KnownRules()
 
     @classmethod
     def open(

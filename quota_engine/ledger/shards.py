@@ -50,6 +50,8 @@ class ShardState:
     #: Everything up to this id was committed before ``trim_mark_at``.
     trim_mark: EventId
     trim_mark_at: datetime | None
+    #: The newest change of alert rules that its persisters must know.
+    rules_revision: int = 0
 
 
 def read_deployment(connection: Connection) -> Deployment | None:
@@ -164,4 +166,5 @@ def _state(row: Row[tuple[object, ...]]) -> ShardState:
         entry_at_ms=row.entry_at_ms,
         trim_mark=EventId(row.trim_mark_epoch, row.trim_mark_n),
         trim_mark_at=row.trim_mark_at,
+        rules_revision=row.rules_revision,
     )

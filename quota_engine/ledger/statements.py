@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
+from quota_engine.ledger.alerting import AlertTables
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.pooling import PoolTables
 from quota_engine.ledger.reminders import ReminderTables
@@ -67,6 +68,7 @@ class StatementTables:
         self.reminders = ReminderTables(ledger)
         self.reports = ReportTables(ledger)
         self.pools = PoolTables(ledger)
+        self.alerts = AlertTables(ledger)
 
     def read_statement(self, quota: QuotaName, period: Period) -> Statement:
         """Return a quota's statement, as of one instant of the ledger."""

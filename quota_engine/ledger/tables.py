@@ -72,6 +72,7 @@ deployment = Table(
 #: last. ``incarnation``: the Redis (run_id master_replid) that the epoch was opened for.
 #: ``stopped``: why the last attempt to persist could not go on; empty again when it can.
 #: ``trim_mark``: everything up to this id was committed before ``trim_mark_at``.
+#: ``rules_revision``: the newest change of alert rules that whoever persists must know.
 shards = Table(
     "shards",
     metadata,
@@ -91,6 +92,7 @@ shards = Table(
     Column("trim_mark_epoch", BigInteger, nullable=False, server_default=text("0")),
     Column("trim_mark_n", BigInteger, nullable=False, server_default=text("0")),
     Column("trim_mark_at", _instant()),
+    Column("rules_revision", BigInteger, nullable=False, server_default=text("0")),
 )
 
 #: Redis incarnations that another has replaced: never opened again unless it is meant.
@@ -116,6 +118,7 @@ quotas = Table(
     Column("frozen", Text, nullable=False, server_default=""),
     Column("updated_at", _instant(), nullable=False),
     Index("quotas_by_shard", "shard", "account", "quota_type"),
+    Index("quotas_frozen", "account", "quota_type", postgresql_where=text("frozen <> ''")),
 )
 
 #: The log itself, append-only: every line of every entry, so that its exact text and chain can be
