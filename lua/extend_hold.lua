@@ -40,7 +40,7 @@ ERRORS                          (in the order they are checked)
   OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
-  HOLD_CLOSED           captured, released or expired within the horizon
+  HOLD_CLOSED           captured, released or expired within the horizon, and this is no repeat
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
@@ -80,7 +80,9 @@ if refused then
   return refused
 end
 if not holds.get(state, hold_id) then
-  if operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":expire") then
+  if replayed then -- it happened, and the hold has closed since: the first answer again
+    return { "EXTENDED", replayed[4], replayed[10] }
+  elseif operations.happened(state, hold_id) or operations.happened(state, hold_id .. ":expire") then
     return redis.error_reply("HOLD_CLOSED " .. hold_id)
   end
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)

@@ -58,6 +58,14 @@ def test_a_repeat_grows_once_and_renews_again(scene: Scene) -> None:
     assert scene.extend("h", 31, ttl_ms=1000, again="e") == ["IDEMPOTENCY_CONFLICT"]
 
 
+def test_a_repeat_after_its_hold_has_closed_is_told_what_happened(scene: Scene) -> None:
+    scene.funded()
+    grown = scene.extend("h", 30, again="e")
+    scene.pass_time(60_000)
+    assert scene.extend("h", 30, again="e") == grown
+    assert scene.extend("h", 31, again="f") == ["HOLD_CLOSED"]
+
+
 def test_growth_above_the_grants_is_uncovered(scene: Scene) -> None:
     scene.funded(20)
     scene.limit(100)
