@@ -33,6 +33,7 @@ RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
   DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
+  BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -69,8 +70,8 @@ states, refused = quotas.gather(state, operation_id, "", fingerprint, others, mo
 if not states then
   return refused
 end
-refused = quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.bring_up_all(states, due_max)
-  or quotas.denied(states)
+refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+  or quotas.bring_up_all(states, due_max) or quotas.denied(states)
 if refused then
   return refused
 end

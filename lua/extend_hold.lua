@@ -33,6 +33,7 @@ ARGV
 RETURNS
   EXTENDED  amount expires_at
   DENIED    of each quota its name, the total asked of it, and that which it could have admitted, in units
+  BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -98,7 +99,8 @@ for _, each in ipairs(states) do
   end
   each.asked, grows = growth, grows or growth > 0
 end
-refused = grows and (quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.denied(states))
+refused = grows and (quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+  or quotas.denied(states))
 if refused then
   return refused
 elseif redis.call("EXISTS", outbox_key) == 0 then

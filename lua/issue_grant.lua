@@ -34,6 +34,7 @@ ARGV
 RETURNS
   ISSUED    fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+  BARRED    account state since reason: of an account on its path that is closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -78,10 +79,8 @@ local remembered = operations.recall(state, grant_id)
 if remembered then
   return operations.replay(state, grant_id, fingerprint, remembered)
 end
-if state.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
-end
-refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max)
+refused = quotas.barred({ state }, true) or quotas.frozen({ state }) or quotas.pressed(state, outbox_max)
+  or quotas.bring_up(state, due_max)
 if refused then
   return refused
 end

@@ -38,6 +38,7 @@ RETURNS
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
   ADMITTED  expires_at balance version: it would be placed; nothing changed
   DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
+  BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -82,8 +83,8 @@ for _, each in ipairs(states) do
     return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
   end
 end
-refused = quotas.frozen(states) or quotas.pressed(state, outbox_max) or quotas.bring_up_all(states, due_max)
-  or quotas.denied(states)
+refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+  or quotas.bring_up_all(states, due_max) or quotas.denied(states)
 if refused then
   return refused
 end

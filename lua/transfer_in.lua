@@ -29,10 +29,12 @@ ARGV
   10 grants_max   grants that one quota may have
   11 transfer_id  the transfer
   12 details      JSON kept with the entry
+  13 is_back      1: they come back to where they were, which may be closed
 
 RETURNS
   ARRIVED   fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
+  BARRED    account state since reason: of an account on its path that is closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -54,7 +56,7 @@ local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KE
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local arrival_id, fingerprint, amount, terms = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[9]
-local grants_max, transfer_id, details = tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local grants_max, transfer_id, details, is_back = tonumber(ARGV[10]), ARGV[11], ARGV[12], ARGV[13]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -68,11 +70,9 @@ local remembered = operations.recall(state, arrival_id)
 if remembered then
   return operations.replay(state, arrival_id, fingerprint, remembered)
 end
-if state.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen)
-end
 local parts = transfers.parse(terms)
-refused = quotas.bring_up(state, due_max) or transfers.refuse(state, arrival_id, amount, parts, grants_max)
+refused = is_back ~= "1" and quotas.barred({ state }, true) or quotas.frozen({ state })
+  or quotas.bring_up(state, due_max) or transfers.refuse(state, arrival_id, amount, parts, grants_max)
 if refused then
   return refused
 end

@@ -42,6 +42,7 @@ RETURNS
   TRANSFERRED  fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED     fingerprint version amount shortfall balance held debt flags terms movements
   DENIED       what could have been transferred, in units
+  BARRED       account state since reason: of an account on the path they would arrive at that is closed
 
 ERRORS                          (in the order they are checked)
   FENCED                another epoch, or the outbox is gone: ask the gate
@@ -94,10 +95,10 @@ if not to then
   return refused
 elseif operations.recall(to, arrival_id) then
   return redis.error_reply("IDEMPOTENCY_CONFLICT " .. arrival_id)
-elseif state.frozen ~= "" or to.frozen ~= "" then
-  return redis.error_reply("QUOTA_FROZEN " .. state.frozen .. to.frozen)
 end
-refused = quotas.pressed(state, outbox_max) or quotas.bring_up(state, due_max) or quotas.bring_up(to, due_max)
+to.has_policies = state.has_policies
+refused = quotas.barred({ to }, true) or quotas.frozen({ state, to }) or quotas.pressed(state, outbox_max)
+  or quotas.bring_up(state, due_max) or quotas.bring_up(to, due_max)
 if refused then
   return refused
 end

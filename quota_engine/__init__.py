@@ -20,6 +20,9 @@ from quota_engine.commands import (
 )
 from quota_engine.corrections import CorrectedUsage
 from quota_engine.errors import (
+    AccountBarredError,
+    AccountClosedError,
+    AccountSuspendedError,
     AlertNotFoundError,
     BackpressureError,
     BatchRefusedError,
@@ -53,6 +56,7 @@ from quota_engine.errors import (
 )
 from quota_engine.history import HistoryEntry
 from quota_engine.listed import ListedGrant
+from quota_engine.policies import AccountChange, AccountPolicy, AccountStanding
 from quota_engine.pools import PoolEntry, PoolStanding
 from quota_engine.recorded import RecordedCall
 from quota_engine.reminders import Reminder
@@ -64,6 +68,12 @@ if TYPE_CHECKING:
     from quota_engine.metering import configure, requires_quota
 
 __all__ = [
+    "AccountBarredError",
+    "AccountChange",
+    "AccountClosedError",
+    "AccountPolicy",
+    "AccountStanding",
+    "AccountSuspendedError",
     "AlertNotFoundError",
     "Allocation",
     "AsyncQuotaEngine",

@@ -37,6 +37,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.listed import ListedGrant
 from quota_engine.packages import Order, Package, PackageTerms, Purchase
 from quota_engine.plans import Plan, PlanTerms
+from quota_engine.policies import AccountChange, AccountPolicy, WantedPolicy
 from quota_engine.pools import PoolEntry, PoolName, PoolStanding, PoolTerms
 from quota_engine.prices.catalog import Model, ModelFacts, Provider
 from quota_engine.prices.importing import ImportReport, Reading
@@ -287,11 +288,26 @@ class SubscriptionStore(PlanStore, Protocol):
     def subscription_history(self, subscription_id: str) -> Sequence[SubscriptionChange]: ...
 
 
+class AccountStore(Protocol):
+    """Account policies in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def change(self, wanted: WantedPolicy, now: datetime | None) -> AccountPolicy: ...
+    def read(self, account: str) -> AccountPolicy: ...
+    def read_path(self, account: str) -> Sequence[AccountPolicy]: ...
+    def note(self, account: str, record: str) -> bool:
+        """Note which record Redis has of an account; return whether it is the newest."""
+
+    def list_policies(self, state: str | None) -> Sequence[AccountPolicy]: ...
+    def history(self, account: str) -> Sequence[AccountChange]: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
     @property
     def price_store(self) -> PriceStore: ...
+    @property
+    def account_store(self) -> AccountStore: ...
     @property
     def batch_store(self) -> BatchStore: ...
     @property

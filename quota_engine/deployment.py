@@ -12,10 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from quota_engine.commands import (
     ChargeFate,
     FreezeQuota,
@@ -30,8 +26,7 @@ from quota_engine.commands import (
 )
 from quota_engine.corrections import CallOfModel
 from quota_engine.drift import ReconcileReport
-from quota_engine.embedded import ensure_servers
-from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
+from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import parse_entry
 from quota_engine.history import HistoryEntry, history_entry
 from quota_engine.instants import from_ms
@@ -49,6 +44,7 @@ from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger.batches import BatchTables
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
+from quota_engine.ledger.policies import AccountTables
 from quota_engine.ledger.pricing import PriceTables
 from quota_engine.ledger.quarantine import InDoubt, in_doubt
 from quota_engine.ledger.selling import SaleTables
@@ -58,6 +54,7 @@ from quota_engine.ledger.usage_records import pending_call
 from quota_engine.outbox import Outbox
 from quota_engine.recorded import RecordedCall, UsageQuery
 from quota_engine.settings import Settings
+from quota_engine.stores import redis_client, server_urls
 
 #: The pause of one who waits for another's drain.
 WAIT_SECONDS = 0.05
@@ -75,6 +72,7 @@ class Deployment:
         self.ledger = self._open_ledger()
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
+        self.account_store = AccountTables(self.ledger)
         self.batch_store = BatchTables(self.ledger)
         self.statement_store = StatementTables(self.ledger)
         self.plan_store = SubscriptionTables(self.ledger)
@@ -369,32 +367,3 @@ class Deployment:
         if failed:
             raise EngineUnavailableError("not all that is due was done: " + "; ".join(failed))
         return {name: outcome.text for name, outcome in outcomes.items()}
-
-
-def server_urls(settings: Settings) -> tuple[str, str]:
-    """Return the URLs of Redis and PostgreSQL; start the home's own where none are set."""
-    if settings.redis_url and settings.database_url:
-        return settings.redis_url, settings.database_url
-    if settings.redis_url or settings.database_url:
-        missing = "QUOTA_ENGINE_DATABASE_URL" if settings.redis_url else "QUOTA_ENGINE_REDIS_URL"
-        raise InvalidArgumentError(
-            f"set both URLs or none: {missing} is missing (with none, the engine starts its own"
-            " servers)"
-        )
-    urls = ensure_servers(settings.home.expanduser())
-    return urls.redis_url, urls.database_url
-
-
-def redis_client(url: str, settings: Settings) -> redis.Redis:
-    """Return a client for jobs: no retries of its own, replies as bytes."""
-    try:
-        return redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=settings.socket_timeout_seconds,
-            socket_connect_timeout=settings.connect_timeout_seconds,
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-        )
-    except ValueError as error:
-        raise InvalidArgumentError(f"the Redis URL is no URL: {error}") from error

@@ -50,6 +50,10 @@ class Cause(StrEnum):
     GRANT_EDITED = "grant_edited"
     CHANGE_MISSING = "change_missing"
     """A hold or grant would not begin or end on time."""
+    POLICY_MISSING = "account_policy_missing"
+    """Redis was told what is said of an account, and does not know it."""
+    POLICY_UNKNOWN = "account_policy_unknown"
+    POLICY_EDITED = "account_policy_edited"
 
 
 _PLACE = {cause: place for place, cause in enumerate(Cause)}
@@ -72,7 +76,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """A quota that differs, by its first difference; ``differences`` has them all."""
+    """
+    A quota that differs, by its first difference; ``differences`` has them all.
+
+    ``quota_type`` is empty where it is what is said of the account itself.
+    """
 
     account: str
     quota_type: str

@@ -25,6 +25,9 @@ Every error the engine raises on purpose. It must not know who raises them.
   x AlertNotFoundError        no alert, rule, channel or message by this name
   x PoolNotFoundError         no provider pool by this name
   x PoolEmptyError            nothing is left of what the provider was paid; the call was not made
+  x AccountBarredError        the account, or one above it, is not active
+    x AccountSuspendedError   no new holds, debits and growth; what was held may be captured
+    x AccountClosedError      the same, and no grants
   x QuotaFrozenError          the quota's log is in doubt; it takes no new holds until it is mended
   x BackpressureError         too much waits to be persisted; new holds are refused for a while
   x EngineUnavailableError    Redis, PostgreSQL or the shard cannot answer now
@@ -39,6 +42,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar
 
@@ -60,6 +64,18 @@ class QuotaError(Exception):
         if self.retry_after is None:
             return {}
         return {"Retry-After": str(math.ceil(self.retry_after))}
+
+
+class _NotFoundError(QuotaError):
+    """What is named is not there."""
+
+    http_status = 404
+
+
+class _ConflictError(QuotaError):
+    """What is named is not in a state for it."""
+
+    http_status = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +150,16 @@ class InvalidAmountError(InvalidArgumentError):
     """Not a whole number of units between 1 and 2**53 - 1."""
 
 
-class GrantNotFoundError(QuotaError):
+class GrantNotFoundError(_NotFoundError):
     """No such grant in this quota."""
 
-    http_status = 404
 
-
-class HoldNotFoundError(QuotaError):
+class HoldNotFoundError(_NotFoundError):
     """Neither Redis nor the ledger has ever seen this hold."""
 
-    http_status = 404
 
-
-class OperationNotFoundError(QuotaError):
+class OperationNotFoundError(_NotFoundError):
     """Neither Redis nor the ledger has a charge by this operation id in the quota."""
-
-    http_status = 404
 
 
 class HoldClosedError(QuotaError):
@@ -158,70 +168,48 @@ class HoldClosedError(QuotaError):
     http_status = 410
 
 
-class IdempotencyConflictError(QuotaError):
+class IdempotencyConflictError(_ConflictError):
     """The same operation id was used before with other arguments. Nothing was changed."""
 
-    http_status = 409
 
-
-class OperationCancelledError(QuotaError):
+class OperationCancelledError(_ConflictError):
     """The operation was cancelled before it came: it has not happened, and never will."""
 
-    http_status = 409
 
-
-class PackageNotFoundError(QuotaError):
+class PackageNotFoundError(_NotFoundError):
     """No package by this name was ever defined."""
 
-    http_status = 404
 
-
-class PlanNotFoundError(QuotaError):
+class PlanNotFoundError(_NotFoundError):
     """No plan by this name was ever defined."""
 
-    http_status = 404
 
-
-class PurchaseNotFoundError(QuotaError):
+class PurchaseNotFoundError(_NotFoundError):
     """No order by this id was ever made."""
 
-    http_status = 404
 
-
-class PurchaseRefusedError(QuotaError):
+class PurchaseRefusedError(_ConflictError):
     """A package that is not sold, or bought too often; or an order in another state."""
 
-    http_status = 409
 
-
-class SubscriptionNotFoundError(QuotaError):
+class SubscriptionNotFoundError(_NotFoundError):
     """No subscription by this id was ever made."""
 
-    http_status = 404
 
-
-class SubscriptionRefusedError(QuotaError):
+class SubscriptionRefusedError(_ConflictError):
     """A plan that is not offered any more; or a subscription that ended, is paused, or runs."""
 
-    http_status = 409
 
-
-class CodeNotFoundError(QuotaError):
+class CodeNotFoundError(_NotFoundError):
     """No such redemption code was ever made."""
 
-    http_status = 404
 
-
-class CodeRefusedError(QuotaError):
+class CodeRefusedError(_ConflictError):
     """A redemption code that is expired, revoked, or was redeemed by somebody else."""
 
-    http_status = 409
 
-
-class TransferRefusedError(QuotaError):
+class TransferRefusedError(_ConflictError):
     """The account that units were to arrive at cannot take them: they are back where they were."""
-
-    http_status = 409
 
 
 class NotSeenError(QuotaError):
@@ -230,14 +218,12 @@ class NotSeenError(QuotaError):
     http_status = 403
 
 
-class PricingNotFoundError(QuotaError):
+class PricingNotFoundError(_NotFoundError):
     """
     No price is in force for something that was used.
 
     ``missing`` names what: pricing types, with a word more where it helps.
     """
-
-    http_status = 404
 
     def __init__(
         self,
@@ -270,16 +256,14 @@ class ModelDisabledError(QuotaError):
         return ModelDisabledError, (self.provider, self.model)
 
 
-class AlertNotFoundError(QuotaError):
+class AlertNotFoundError(_NotFoundError):
     """There is no alert, rule, channel or message by this name, or the viewer does not see it."""
 
     http_status = 404
 
 
-class PoolNotFoundError(QuotaError):
+class PoolNotFoundError(_NotFoundError):
     """No pool was ever defined for this provider, or not in this currency."""
-
-    http_status = 404
 
 
 class PoolEmptyError(QuotaError):
@@ -302,6 +286,45 @@ class PoolEmptyError(QuotaError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return PoolEmptyError, (self.provider, self.currency, self.available)
+
+
+class AccountBarredError(QuotaError):
+    """
+    An account is not active, and neither are those below it. Nothing was changed.
+
+    ``account`` is the one whose ``state`` it is, perhaps one above the caller's, with ``reason``
+    and ``since``.
+    """
+
+    http_status = 403
+    state: ClassVar[str]
+
+    def __init__(self, account: str, *, reason: str, since: datetime) -> None:
+        super().__init__(f"{account} is {self.state}" + (f": {reason}" if reason else ""))
+        self.account = account
+        self.reason = reason
+        self.since = since
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_barred, (type(self), self.account, self.reason, self.since)
+
+
+def _rebuild_barred(
+    kind: type[AccountBarredError], account: str, reason: str, since: datetime
+) -> AccountBarredError:
+    return kind(account, reason=reason, since=since)
+
+
+class AccountSuspendedError(AccountBarredError):
+    """It takes no new holds, debits and growth of holds; captures and releases pass."""
+
+    state = "suspended"
+
+
+class AccountClosedError(AccountBarredError):
+    """As a suspended one, and no grants, transfers, purchases and subscriptions."""
+
+    state = "closed"
 
 
 class QuotaFrozenError(QuotaError):

@@ -19,6 +19,7 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.reconcile import SnapshotQuota, Snapshotted
 from quota_engine.errors import (
+    AccountBarredError,
     BackpressureError,
     QuotaError,
     QuotaFrozenError,
@@ -71,9 +72,9 @@ class Explanation:
     """
     Why a call would be admitted or refused now.
 
-    ``refused_by``: the account whose quota refuses. ``retry_after``: seconds until enough came
-    back by itself if nothing else happens; None: never, or it needs no waiting. ``fix``: what to
-    do. ``statement``: what made the balance of the account's own quota.
+    ``refused_by``: the account whose quota refuses, or that is not active. ``retry_after``:
+    seconds until enough came back by itself if nothing else happens; None: never, or it needs no
+    waiting. ``fix``: what to do. ``statement``: what made the balance of the account's own quota.
     """
 
     account: str
@@ -94,7 +95,10 @@ def explained(command: PlaceHold) -> Flow[Explanation]:
     refusal: QuotaError | None = None
     try:
         yield from settled(command)
-    except (QuotaInsufficientError, QuotaFrozenError, BackpressureError) as error:
+    except (
+        *(QuotaInsufficientError, AccountBarredError, QuotaFrozenError),
+        BackpressureError,
+    ) as error:
         refusal = error
     scopes: list[ScopeExplained] = []
     now: datetime | None = None
@@ -160,16 +164,22 @@ def _explanation(
             f"mend its log: `quota-engine quarantine show '{refusing.account}"
             f"|{refusing.quota_type}'` ({refusing.frozen})"
         )
+    elif isinstance(refusal, AccountBarredError):
+        reason = refusal.state
+        fix = f"{refusal}: `quota-engine accounts activate {refusal.account}`"
     elif refusal is not None:
         reason, fix = "backpressure", "start workers: `quota-engine worker` persists what waits"
     least = min((scope.available for scope in scopes if scope.available is not None), default=None)
     told = refusing or own
+    refused_by = None if refusing is None else refusing.account
+    if isinstance(refusal, AccountBarredError):
+        refused_by = refusal.account
     return Explanation(
         account=command.quota.account,
         quota_type=command.quota.quota_type,
         admitted=refusal is None,
         reason=reason,
-        refused_by=None if refusing is None else refusing.account,
+        refused_by=refused_by,
         required=told.required,
         available=least if refusing is None else refusing.available,
         retry_after=_retry_after(short, now) if reason == "insufficient" else None,

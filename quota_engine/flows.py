@@ -33,11 +33,14 @@ from quota_engine.commands import (
     IntentFate,
     IssuedGrant,
     IssueGrant,
+    NotePolicy,
     NotRemembered,
     OperationFate,
     PersistTail,
     PlaceHold,
+    ReadAccounts,
     ReadBalance,
+    ReadPolicy,
     ReadSnapshot,
     RecordedRefund,
     RecordIntent,
@@ -46,6 +49,7 @@ from quota_engine.commands import (
     RefundRequest,
     ReleasedHold,
     ReleaseHold,
+    SetAccount,
     Snapshot,
     VoidGrant,
     WithdrawIntent,
@@ -54,6 +58,8 @@ from quota_engine.commands import (
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
 from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
 from quota_engine.errors import (
+    AccountBarredError,
+    AccountClosedError,
     BackpressureError,
     EngineFault,
     GrantNotFoundError,
@@ -68,8 +74,12 @@ from quota_engine.errors import (
 )
 from quota_engine.events import CANCELLED
 from quota_engine.keys import QuotaName
+from quota_engine.policies import AccountPolicy, field_of, record_of
 
 T = TypeVar("T")
+
+#: Why a grant is refused now that was promised rightly.
+MAY_PASS = (QuotaFrozenError, AccountClosedError)
 
 
 def never() -> bool:
@@ -91,6 +101,8 @@ def settled(command: Command[T]) -> Flow[T]:
             if missing in command.others:
                 yield from hydrated(missing, may_create=True)
             elif not (yield from hydrated(command.quota, may_create=command.may_create)):
+                if command.is_admission:
+                    yield from _barred(command.quota)
                 return command.unknown()
         except CatchUpError:
             yield from caught_up(command.quota)
@@ -100,11 +112,39 @@ def settled(command: Command[T]) -> Flow[T]:
             return result
 
 
+def _barred(quota: QuotaName) -> Flow[None]:
+    """Raise ``AccountBarredError`` if an account is not active; nobody knows its quota."""
+    barred: AccountBarredError | None = yield ReadAccounts(quota=quota)
+    if barred is not None:
+        raise barred
+
+
+def told(account: str) -> Flow[AccountPolicy]:
+    """Tell Redis what the ledger says of an account, until it knows the newest; return that."""
+    while True:
+        policy: AccountPolicy = yield ReadPolicy(account)
+        record: str = yield set_account(policy)
+        is_newest: bool = yield NotePolicy(account, record)
+        if is_newest:
+            return policy
+
+
+def set_account(policy: AccountPolicy, *, seen: str = "") -> SetAccount:
+    """Return the command that tells Redis a policy; ``seen``: the record that it replaces."""
+    return SetAccount(
+        quota=field_of(policy.account),
+        revision=policy.revision,
+        record=record_of(policy),
+        restricts=policy.is_restricting,
+        seen=seen,
+    )
+
+
 def admits(command: PlaceHold) -> Flow[bool]:
     """Return whether a hold would be placed now; ``command`` is a dry one."""
     try:
         yield from settled(command)
-    except (QuotaInsufficientError, QuotaFrozenError, BackpressureError):
+    except (QuotaInsufficientError, AccountBarredError, QuotaFrozenError, BackpressureError):
         return False
     return True
 
@@ -247,7 +287,8 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
 
     An intent that somebody else recorded may have been applied long ago: then it is applied only
     after all that the outbox holds now has been persisted. A refused grant leaves no intent; only
-    while its quota is frozen, what somebody else has promised waits for the workers.
+    while its quota is frozen, or its account closed, what somebody else has promised waits for the
+    workers.
     """
     intent: IntentFate = yield RecordIntent(command)
     is_ours = intent.is_new
@@ -258,8 +299,8 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
         return command.issued(intent.applied, replayed=True)
     try:
         return (yield from settled(command))
-    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError) as error:
-        if is_ours or not isinstance(error, QuotaFrozenError):
+    except (InvalidArgumentError, OperationCancelledError, *MAY_PASS) as error:
+        if is_ours or not isinstance(error, MAY_PASS):
             yield WithdrawIntent(command.quota, command.grant_id)
         raise
 

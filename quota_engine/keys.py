@@ -12,7 +12,8 @@ key                             type    holds
 ``{qe:07}:outbox``              stream  one event per entry, id ``<epoch>-<n>``
 ``{qe:07}:versions``            hash    ``@epoch``, and quota -> last version ever issued; how many
                                         persisted events the outbox keeps, and up to which:
-                                        ``@persisted``, ``@cursor``
+                                        ``@persisted``, ``@cursor``; ``<account>|`` -> its policy,
+                                        and ``@accounts`` where one of them may restrict
 ``{qe:07}:due``                 zset    quotas by ``next_change_at``
 ``{qe:07}:quota:<quota>``       hash    version, chain, sums, limits, ``head``, ``g:<grant>`` ...
 ``{qe:07}:holds:<quota>``       hash    open holds: hold id -> amount, allocations, expiry
@@ -89,9 +90,21 @@ class ShardKeys:
         return f"{self._base}:ops1:{quota}"
 
 
+def is_quota_name(field: str) -> bool:
+    """Return whether a field of ``versions`` is a quota's, neither a mark nor an account's."""
+    return "|" in field and not field.endswith("|")
+
+
 def shard_in(key: str) -> int:
     """Return the shard that a key of one belongs to."""
     return int(key.removeprefix("{qe:").partition("}")[0])
+
+
+@lru_cache(maxsize=65_536)
+def parents_of(account: str) -> tuple[str, ...]:
+    """Return the accounts above an account, the nearest first."""
+    parts = account.split("/")
+    return tuple("/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
 
 
 def root_of(account: str) -> str:

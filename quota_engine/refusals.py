@@ -28,6 +28,8 @@ DIMENSIONS = ("day", "month", "account", "team", "provider", "model", "quota_typ
 #: Why a call is not admitted. Other errors are a caller's mistakes, and no refusals.
 REASONS: Mapping[type[errors.QuotaError], str] = {
     errors.QuotaInsufficientError: "insufficient",
+    errors.AccountSuspendedError: "suspended",
+    errors.AccountClosedError: "closed",
     errors.QuotaFrozenError: "frozen",
     errors.BackpressureError: "backpressure",
     errors.EngineUnavailableError: "unavailable",

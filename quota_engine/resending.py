@@ -27,6 +27,7 @@ from quota_engine.commands import (
     ReleaseHold,
 )
 from quota_engine.errors import (
+    AccountBarredError,
     BackpressureError,
     HoldClosedError,
     HoldNotFoundError,
@@ -41,6 +42,8 @@ from quota_engine.keys import QuotaName
 KEPT_MAX, DROPPED_MAX = 20_000, 10_000
 #: First words of replies that only tell what had happened: asking again would be another question.
 QUESTIONS = frozenset({"APPLIED", "ABSENT", "ADMITTED"})
+#: First words of replies by which nothing happened.
+REFUSALS = frozenset({"DENIED", "BARRED"})
 #: First words of replies that tell of nothing new: what was answered before has survived.
 SURVIVED = frozenset({"REPLAYED", "APPLIED", "CLOSED", "EXTENDED"})
 
@@ -217,7 +220,7 @@ def sent_again(command: Command[Any]) -> Flow[Outcome]:
         result = yield from settled(command)
     except OperationCancelledError:
         return Outcome.CANCELLED
-    except (QuotaInsufficientError, QuotaFrozenError, BackpressureError):
+    except (QuotaInsufficientError, AccountBarredError, QuotaFrozenError, BackpressureError):
         if isinstance(command, PlaceHold | ExtendHold):
             return Outcome.DROPPED
         if not isinstance(command, Debit):

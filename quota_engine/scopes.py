@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 from quota_engine.amounts import checked_amount
@@ -17,7 +16,7 @@ from quota_engine.arguments import checked_quota
 from quota_engine.commands import Share
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_account
-from quota_engine.keys import QuotaName, root_of
+from quota_engine.keys import QuotaName, parents_of, root_of
 from quota_engine.settings import Settings
 
 #: Quotas that one call may act on.
@@ -36,13 +35,6 @@ class Asked:
     quota: QuotaName
     amount: int
     shares: tuple[Share, ...] = ()
-
-
-@lru_cache(maxsize=65_536)
-def parents_of(account: str) -> tuple[str, ...]:
-    """Return the accounts above an account, the nearest first."""
-    parts = account.split("/")
-    return tuple("/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
 
 
 def asked_of(

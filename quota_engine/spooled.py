@@ -32,6 +32,7 @@ from quota_engine.commands import (
     SharedCommand,
 )
 from quota_engine.errors import (
+    AccountBarredError,
     BackpressureError,
     HoldNotFoundError,
     IdempotencyConflictError,
@@ -210,7 +211,7 @@ def _applied(operation: SpooledOperation) -> Flow[bool]:
             return False  # nothing is held, so there is nothing to give back
         if not others:
             raise
-    except (QuotaInsufficientError, QuotaFrozenError, BackpressureError):
+    except (QuotaInsufficientError, AccountBarredError, QuotaFrozenError, BackpressureError):
         if not others:
             raise
     other: Command[Any] = others[0]

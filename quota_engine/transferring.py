@@ -16,6 +16,7 @@ from quota_engine.commands import (
     Operation,
     OperationFate,
     PersistTail,
+    ReadAccounts,
     ReadBalance,
     Transfer,
     TransferIn,
@@ -25,6 +26,8 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.arguments import details_text
 from quota_engine.errors import (
+    AccountBarredError,
+    AccountClosedError,
     EngineUnavailableError,
     IdempotencyConflictError,
     InvalidArgumentError,
@@ -34,6 +37,12 @@ from quota_engine.errors import (
 )
 from quota_engine.events import CANCELLED
 from quota_engine.flows import cancelled, settled
+
+#: Why units that left will not arrive, whenever it is tried again.
+CANNOT_ARRIVE = (
+    *(InvalidArgumentError, AccountClosedError, IdempotencyConflictError),
+    OperationCancelledError,
+)
 
 
 def transferred(transfer: Transfer, *, is_one_shard: bool, grants_max: int) -> Flow[Transferred]:
@@ -46,7 +55,7 @@ def transferred(transfer: Transfer, *, is_one_shard: bool, grants_max: int) -> F
                 TransferQuota(quota=transfer.source, transfer=transfer, grants_max=grants_max)
             )
         else:
-            yield from _refuse_frozen(transfer)
+            yield from _refuse_unable(transfer)
             sent = yield from settled(TransferOut(quota=transfer.source, transfer=transfer))
         answer, is_new = sent.answer, not sent.replayed
     elif answer.fingerprint == CANCELLED:
@@ -79,7 +88,7 @@ def finished(transfer: Transfer, *, grants_max: int) -> Flow[bool]:
         )
         try:
             yield from settled(arrival)
-        except (InvalidArgumentError, IdempotencyConflictError, OperationCancelledError) as error:
+        except CANNOT_ARRIVE as error:
             why = str(error)
         else:
             return True
@@ -123,8 +132,11 @@ def _arrived_after_all(transfer: Transfer, why: str) -> Flow[bool]:
     return False
 
 
-def _refuse_frozen(transfer: Transfer) -> Flow[None]:
+def _refuse_unable(transfer: Transfer) -> Flow[None]:
     """Refuse to let units leave for a quota that takes none now."""
+    barred: AccountBarredError | None = yield ReadAccounts(quota=transfer.target)
+    if isinstance(barred, AccountClosedError):
+        raise barred
     balance = yield from settled(ReadBalance(quota=transfer.target, with_grants=False))
     if balance.frozen:
         raise QuotaFrozenError(f"{transfer.target} is frozen until its log is mended")

@@ -29,9 +29,9 @@ HORIZON_MS = 900_000
 WRITING_ROWS = frozenset(
     {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED"}
     | {"RECORDED", "REFUNDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED"}
-    | {"NOTED", "CANCELLED", "SENT", "ARRIVED", "TRANSFERRED"}
+    | {"NOTED", "CANCELLED", "SENT", "ARRIVED", "TRANSFERRED", "SET"}
 )
-READ_ONLY = frozenset({"read_balance", "snapshot_quota"})
+READ_ONLY = frozenset({"read_balance", "snapshot_quota", "read_accounts"})
 
 #: How often each row of each script's header was met by this process.
 rows_met: Counter[tuple[str, str]] = Counter()

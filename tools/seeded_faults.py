@@ -7,6 +7,7 @@ Each names the narrowest tests, so that all of them together take minutes.
 from __future__ import annotations
 
 from tools.mutant import Mutant
+from tools.seeded_accounts import ACCOUNTS
 from tools.seeded_calls import CALLS
 
 SHARED = "tests/lua/test_what_scripts_share.py"
@@ -31,6 +32,7 @@ ALLOWANCE = "tests/integration/test_spool_allowance.py"
 
 MUTANTS = (
     *CALLS,
+    *ACCOUNTS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscription_actions.py",

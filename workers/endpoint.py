@@ -12,12 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import ClassVar
 
-from quota_engine.deployment import Deployment, redis_client
+from quota_engine.deployment import Deployment
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.jobs.looking import LOOK_SECONDS_MAX, DeploymentLook
 from quota_engine.ledger.connection import open_engine
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.metrics.described import DEPLOYMENT
+from quota_engine.stores import redis_client
 
 PATH = "/metrics"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

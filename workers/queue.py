@@ -14,8 +14,8 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from quota_engine.deployment import redis_client
 from quota_engine.settings import Settings
+from quota_engine.stores import redis_client
 
 DRAIN = "quota_engine.workers.jobs.drain"
 #: A job that outlives its slice by this much is broken off; whatever it does is safe to break off.

@@ -18,6 +18,7 @@ A call may act on several quotas of a shard, all or nothing: see lib/shares.
 --- @include "lib/operations"
 --- @lazy "lib/due"
 --- @lazy "lib/shares"
+--- @lazy "lib/policies"
 local quotas = {}
 
 local FIELDS_MAX = 200
@@ -49,14 +50,18 @@ end
 
 -- The state of a quota, or nil and the error to return. `keys` is a table of the script's keys.
 function quotas.open(keys, epoch, name, now_ms, horizon_ms)
-  local fence = redis.call("HMGET", keys.versions, "@epoch", name)
+  local fence = redis.call("HMGET", keys.versions, "@epoch", name, "@accounts")
   if fence[1] ~= epoch then
     return nil, redis.error_reply("FENCED epoch is " .. (fence[1] or "absent"))
   end
   local time = redis.call("TIME")
   local server_now = time[1] * 1000 + math.floor(time[2] / 1000)
   local now = now_ms == "" and server_now or now_ms + 0
-  return read(keys, epoch, name, fence[2], server_now, now, horizon_ms)
+  local state, refused = read(keys, epoch, name, fence[2], server_now, now, horizon_ms)
+  if state then
+    state.has_policies = fence[3]
+  end
+  return state, refused
 end
 
 -- Another quota of the shard, in the same instant as one that is open; or nil and the error to return.
@@ -87,6 +92,16 @@ function quotas.gather(state, base, tail, fingerprint, others, keys)
     return nil, reply, states
   end
   return states
+end
+
+-- The reply that says that an account of the call, or one above it, is not active; with `only_closed`, that
+-- one is closed. Nil: none is. Whatever the call acts on, the path of its own account counts.
+function quotas.barred(states, only_closed)
+  if not states[1].has_policies then
+    return nil
+  end
+  local policies = load_policies()
+  return policies.barred(states, only_closed)
 end
 
 -- The error that says that one of them is frozen, or nil.

@@ -10,7 +10,9 @@ from quota_engine.commands import (
     FindCharge,
     FindHold,
     FindOperation,
+    NotePolicy,
     PersistTail,
+    ReadPolicy,
     ReadSnapshot,
     RecordIntent,
     RecordRefund,
@@ -40,6 +42,10 @@ async def ask_ledger(backing: Backing, step: Step) -> Any:
             return await in_thread(backing.record_refund, request)
         case WithdrawRefund(refund):
             return await in_thread(backing.withdraw_refund, refund)
+        case ReadPolicy(account):
+            return await in_thread(backing.account_store.read, account)
+        case NotePolicy(account, record):
+            return await in_thread(backing.account_store.note, account, record)
         case AwaitDrain(quota):
             return await in_thread(backing.persist, quota)
         case PersistTail(quota):

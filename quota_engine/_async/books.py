@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from quota_engine import flows
+from quota_engine._async.accounts import AsyncAccounts
 from quota_engine._async.alerting import AsyncAlerts
 from quota_engine._async.calling import AsyncCalling
 from quota_engine._async.pooling import AsyncPools
@@ -41,6 +42,7 @@ class AsyncBooks(AsyncCalling):
         super().__init__(transport, backing, settings)
         self.reports = AsyncReports(transport, backing, settings)
         self.pools = AsyncPools(transport, backing, settings)
+        self.accounts = AsyncAccounts(transport, backing)
         self.alerts = AsyncAlerts(transport, backing, settings)
 
     async def check_pool(self, provider: str, currency: str | None = None) -> None:

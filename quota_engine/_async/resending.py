@@ -14,7 +14,15 @@ from quota_engine.commands.replies import FencedError, error_from
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.flows import settled
 from quota_engine.keys import QuotaName, shard_of
-from quota_engine.resending import SURVIVED, Kept, Outcome, RecentCommands, Resent, sent_again
+from quota_engine.resending import (
+    REFUSALS,
+    SURVIVED,
+    Kept,
+    Outcome,
+    RecentCommands,
+    Resent,
+    sent_again,
+)
 from quota_engine.waiting import AsyncTurn, forgotten_at_fork
 
 if TYPE_CHECKING:
@@ -115,7 +123,7 @@ class AsyncResending:
                 raise FencedError(str(reply))
         stuck: list[Kept] = []
         for kept, reply in zip(batch, replies, strict=True):
-            if isinstance(reply, Exception) or reply[0] == "DENIED":
+            if isinstance(reply, Exception) or reply[0] in REFUSALS:
                 is_blocked = any(kept.command.quota == other.command.quota for other in stuck)
                 outcome = None if is_blocked else await self._send_one(kept, until)
             elif reply[0] in SURVIVED:

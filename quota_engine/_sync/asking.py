@@ -11,7 +11,9 @@ from quota_engine.commands import (
     FindCharge,
     FindHold,
     FindOperation,
+    NotePolicy,
     PersistTail,
+    ReadPolicy,
     ReadSnapshot,
     RecordIntent,
     RecordRefund,
@@ -41,6 +43,10 @@ def ask_ledger(backing: Backing, step: Step) -> Any:
             return in_place(backing.record_refund, request)
         case WithdrawRefund(refund):
             return in_place(backing.withdraw_refund, refund)
+        case ReadPolicy(account):
+            return in_place(backing.account_store.read, account)
+        case NotePolicy(account, record):
+            return in_place(backing.account_store.note, account, record)
         case AwaitDrain(quota):
             return in_place(backing.persist, quota)
         case PersistTail(quota):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from quota_engine import flows
+from quota_engine._sync.accounts import Accounts
 from quota_engine._sync.alerting import Alerts
 from quota_engine._sync.calling import Calling
 from quota_engine._sync.pooling import Pools
@@ -42,6 +43,7 @@ class Books(Calling):
         super().__init__(transport, backing, settings)
         self.reports = Reports(transport, backing, settings)
         self.pools = Pools(transport, backing, settings)
+        self.accounts = Accounts(transport, backing)
         self.alerts = Alerts(transport, backing, settings)
 
     def check_pool(self, provider: str, currency: str | None = None) -> None:

@@ -26,6 +26,7 @@ from quota_engine.commands import (
     ReleaseHold,
 )
 from quota_engine.errors import (
+    AccountBarredError,
     EngineUnavailableError,
     HoldNotFoundError,
     IdempotencyConflictError,
@@ -33,6 +34,7 @@ from quota_engine.errors import (
     RedisAwayError,
 )
 from quota_engine.keys import QuotaName
+from quota_engine.policies import LastKnown
 from quota_engine.refusals import reason_of
 from quota_engine.settings import Settings
 from quota_engine.spool import Spool, SpoolError
@@ -42,6 +44,8 @@ from quota_engine.waiting import in_place
 log = logging.getLogger("quota_engine.spool")
 T = TypeVar("T")
 
+#: After PostgreSQL did not answer either, it is asked about accounts again so late.
+ASK_AGAIN_SECONDS = 5.0
 CLOSED = (
     "Nothing is admitted meanwhile: see QUOTA_ENGINE_OFFLINE_POLICY for accounts that may go on."
 )
@@ -55,6 +59,8 @@ class Spooling:
         self._backing = backing
         self._settings = settings
         self._spool: Spool | None = None
+        self._last_known = LastKnown()
+        self._ask_at = 0.0
         #: Called when something was spooled.
         self.on_noted: Callable[[], None] | None = None
 
@@ -135,9 +141,15 @@ class Spooling:
 
     def _try_to_admit(self, command: PlaceHold | Debit, flow: Flow[T]) -> T:
         try:
-            return self._transport.drive(flow)
+            admitted = self._transport.drive(flow)
+        except AccountBarredError as error:
+            self._last_known.note(error)
+            raise
         except RedisAwayError as error:
             failure = error
+        else:
+            self._last_known.forget(command.quota.account)
+            return admitted
         return cast("T", in_place(self._admit, command, failure))
 
     def extended(
@@ -191,6 +203,7 @@ class Spooling:
         return result_of(operation, replayed=not is_new)
 
     def _admit(self, command: PlaceHold | Debit, failure: RedisAwayError) -> Any:
+        self._refuse_barred(command.quota.account)
         allowance = self._settings.offline_allowance_of(command.quota)
         has_types = any(quota.account == command.quota.account for quota in command.others)
         if not allowance or has_types:  # an allowance is of one quota type
@@ -205,9 +218,22 @@ class Spooling:
     def _place(self, command: PlaceHold, allowance: int) -> PlacedHold:
         return self.spool.place(command, allowance=allowance, now_ms=self.now_ms())
 
+    def _refuse_barred(self, account: str) -> None:
+        """Refuse an account that is not active, by the ledger; else as it was last known to be."""
+        if time.monotonic() >= self._ask_at:
+            try:
+                self._last_known.learn(account, self._backing.account_store.read_path(account))
+            except EngineUnavailableError:
+                self._ask_at = time.monotonic() + ASK_AGAIN_SECONDS
+        barred = self._last_known.barred(account)
+        if barred is not None:
+            raise barred
+
     def _extend(self, command: ExtendHold) -> ExtendedHold | None:
         if not self.spool.exists():
             return None
+        if command.amount and self.spool.has_hold(command.quota, command.hold_id):
+            self._refuse_barred(command.quota.account)
         allowance = self._settings.offline_allowance_of(command.quota)
         return self.spool.extend(command, allowance=allowance, now_ms=self.now_ms())
 

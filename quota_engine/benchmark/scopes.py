@@ -9,8 +9,7 @@ from quota_engine.benchmark.plan import Plan
 from quota_engine.benchmark.server_time import DETAILS, TTL_MS, Script, Tick, forget
 from quota_engine.benchmark.servers import TYPE, Lab, fill_accounts
 from quota_engine.commands import CaptureHold, PlaceHold, Share
-from quota_engine.keys import QuotaName
-from quota_engine.scopes import parents_of
+from quota_engine.keys import QuotaName, parents_of
 
 COUNTS = (1, 2, 3, 4)
 

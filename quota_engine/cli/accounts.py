@@ -16,13 +16,14 @@ from quota_engine.cli.opening import (
     parse_instant,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+from quota_engine.cli.policies import activate, close, policy, suspend
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
     from quota_engine.recorded import RecordedCall
 
 app = command_group(
-    "See what an account has, each entry that made it so, and what its calls used."
+    "See what an account has, each entry that made it so, and what its calls used; suspend it."
 )
 
 BALANCES = (
@@ -284,6 +285,10 @@ def cancel(
     print_facts(told, as_json=as_json)
     if not as_json:
         typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
+
+
+for act in (suspend, close, activate, policy):
+    app.command()(act)
 
 
 def _call_row(call: RecordedCall) -> dict[str, Any]:

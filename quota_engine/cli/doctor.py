@@ -27,11 +27,11 @@ def doctor(as_json: JsonFlag = False) -> None:
 
     Example: quota-engine doctor --json
     """
-    from quota_engine.deployment import redis_client, server_urls
     from quota_engine.engine import read_settings
     from quota_engine.jobs.health import examine
     from quota_engine.jobs.spool_health import examine_spool
     from quota_engine.ledger.migrate import upgrade
+    from quota_engine.stores import redis_client, server_urls
 
     settings = read_settings(None, None)
     redis_url, database_url = server_urls(settings)

@@ -20,8 +20,8 @@ FINDINGS = ("account", "quota_type", "version", "cause", "detail")
 
 def database_url() -> str:
     """Return the ledger's URL. The home's own servers are started; a set URL needs no other."""
-    from quota_engine.deployment import server_urls
     from quota_engine.engine import read_settings
+    from quota_engine.stores import server_urls
 
     settings = read_settings(None, None)
     return settings.database_url or server_urls(settings)[1]

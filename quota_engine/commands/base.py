@@ -48,6 +48,8 @@ class Command(Generic[T]):
     script: ClassVar[str]
     #: Whether a client that was answered sends it again when a new epoch begins.
     is_sent_again: ClassVar[bool] = False
+    #: Whether it asks that something new be admitted, which an account may not be open for.
+    is_admission: ClassVar[bool] = False
     quota: QuotaName
 
     @property

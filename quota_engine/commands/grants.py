@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
-from quota_engine.commands.replies import error_from
+from quota_engine.commands.replies import barred, error_from
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault
 from quota_engine.instants import NEVER_MS, from_ms, from_ms_or_none
@@ -106,6 +106,8 @@ class IssueGrant(Command[IssuedGrant]):
             case ["ISSUED" | "REPLAYED" as outcome, *lines]:
                 answer = Operation.parse(self.grant_id, lines)
                 return self.issued(answer, replayed=outcome == "REPLAYED")
+            case ["BARRED", *told]:
+                raise barred(told)
         raise EngineFault(f"issue_grant answered {reply!r}")
 
     @property

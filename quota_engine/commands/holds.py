@@ -10,7 +10,7 @@ from typing import ClassVar
 from quota_engine.commands.arguments import fingerprint, writing_argv
 from quota_engine.commands.base import Argument, Context, Reply
 from quota_engine.commands.quotas import Allocation, allocations_of
-from quota_engine.commands.replies import denial, error_from
+from quota_engine.commands.replies import barred, denial, error_from
 from quota_engine.commands.shares import (
     ScopeChange,
     Share,
@@ -111,6 +111,7 @@ class PlaceHold(SharedCommand[PlacedHold]):
 
     script: ClassVar[str] = "place_hold"
     is_sent_again: ClassVar[bool] = True
+    is_admission: ClassVar[bool] = True
 
     quota: QuotaName
     hold_id: str
@@ -161,6 +162,8 @@ class PlaceHold(SharedCommand[PlacedHold]):
                 )
             case ["DENIED", *told]:
                 raise denial(told)
+            case ["BARRED", *told]:
+                raise barred(told)
         raise EngineFault(f"place_hold answered {reply!r}")
 
     def unknown(self) -> PlacedHold:
@@ -210,6 +213,8 @@ class ExtendHold(SharedCommand[ExtendedHold]):
                 )
             case ["DENIED", *told]:
                 raise denial(told)
+            case ["BARRED", *told]:
+                raise barred(told)
         raise EngineFault(f"extend_hold answered {reply!r}")
 
     def unknown(self) -> ExtendedHold:

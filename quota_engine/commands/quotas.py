@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
-from quota_engine.commands.replies import denial
+from quota_engine.commands.replies import barred, denial
 from quota_engine.commands.shares import (
     ScopeChange,
     Share,
@@ -144,6 +144,7 @@ class Debit(SharedCommand[Debited]):
 
     script: ClassVar[str] = "debit"
     is_sent_again: ClassVar[bool] = True
+    is_admission: ClassVar[bool] = True
     already_used: ClassVar[bool] = False
 
     quota: QuotaName
@@ -182,6 +183,8 @@ class Debit(SharedCommand[Debited]):
                 )
             case ["DENIED", *told]:
                 raise denial(told)
+            case ["BARRED", *told]:
+                raise barred(told)
         raise EngineFault(f"{self.script} answered {reply!r}")
 
     def unknown(self) -> Debited:
@@ -200,6 +203,7 @@ class DebitUsed(Debit):
     """Take units for a call that has happened. See ``lua/debit_used.lua``."""
 
     script: ClassVar[str] = "debit_used"
+    is_admission: ClassVar[bool] = False
     already_used: ClassVar[bool] = True
 
     #: The fingerprint of the debit that this one makes again, so that its caller's retry is

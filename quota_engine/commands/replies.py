@@ -6,9 +6,12 @@ Three of them never reach a caller: flows and transports answer them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from quota_engine.errors import (
+    AccountBarredError,
+    AccountClosedError,
+    AccountSuspendedError,
     BackpressureError,
     EngineFault,
     EngineUnavailableError,
@@ -24,7 +27,13 @@ from quota_engine.errors import (
     QuotaInsufficientError,
     ScopeStanding,
 )
+from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName, shard_in
+
+#: By the account's state.
+_BARS: Mapping[str, type[AccountBarredError]] = {
+    kind.state: kind for kind in (AccountSuspendedError, AccountClosedError)
+}
 
 
 class FencedError(QuotaError):
@@ -126,6 +135,12 @@ def denial(told: Sequence[str]) -> QuotaInsufficientError:
         available=refusing.available,
         scopes=standings,
     )
+
+
+def barred(told: Sequence[str]) -> AccountBarredError:
+    """Return the refusal that a script's ``BARRED`` stands for."""
+    account, state, since_ms, reason = told
+    return _BARS[state](account, reason=reason, since=from_ms(int(since_ms)))
 
 
 def _standing(name: str, required: int, available: int) -> ScopeStanding:

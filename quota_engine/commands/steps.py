@@ -124,6 +124,21 @@ class WithdrawRefund:
     command: Refund
 
 
+@dataclass(frozen=True, slots=True)
+class ReadPolicy:
+    """Ask the ledger what is said of an account. Answer: ``AccountPolicy``."""
+
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotePolicy:
+    """Tell the ledger which record Redis has of an account. Answer: whether it is the newest."""
+
+    account: str
+    record: str
+
+
 #: One thing a flow asks its transport to do.
 Step: TypeAlias = (
     Command[Any]
@@ -137,6 +152,8 @@ Step: TypeAlias = (
     | FindCharge
     | RecordRefund
     | WithdrawRefund
+    | ReadPolicy
+    | NotePolicy
 )
 
 #: Several steps in a row: yields each, is sent its result, returns the outcome.

@@ -16,6 +16,7 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.replies import barred
 from quota_engine.commands.shares import Share, share_keys
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
@@ -218,12 +219,15 @@ class TransferIn(Command[Operation]):
         what = (self.arrival_id, print_, asked.amount, self.terms)
         # what comes back was there before
         most = AMOUNT_MAX if self.is_back else self.grants_max
-        return (*writing_argv(context, self.quota), *what, most, asked.transfer_id, details)
+        rest = (most, asked.transfer_id, details, int(self.is_back))
+        return (*writing_argv(context, self.quota), *what, *rest)
 
     def parse(self, reply: Reply) -> Operation:
         match reply:
             case ["ARRIVED" | "REPLAYED", *lines]:
                 return Operation.parse(self.arrival_id, lines)
+            case ["BARRED", *told]:
+                raise barred(told)
         raise EngineFault(f"transfer_in answered {reply!r}")
 
 
@@ -259,4 +263,6 @@ def _sent(transfer: Transfer, outcome: str, reply: Reply) -> Sent:
                 required=transfer.amount,
                 available=int(available),
             )
+        case ["BARRED", *told]:
+            raise barred(told)
     raise EngineFault(f"a transfer answered {reply!r}")

@@ -10,7 +10,7 @@ Why the steps of a recovery are these is told in docs/decisions/0030-recovery-ga
 3. begin the next epochs: their markers go into the outboxes, ``@epoch`` goes away
 4. append what the outboxes hold and the ledger lacks
 5. drop every quota that differs from the ledger; it hydrates when it is needed
-6. empty ``versions``, set ``@epoch``, commit, load the scripts
+6. empty ``versions``, fill in account policies, set ``@epoch``, commit, load the scripts
 
 Each step may be the last before a crash; whoever comes next begins again with higher epochs. All
 of it happens on one connection: when that is lost, the recovery is over.
@@ -53,6 +53,7 @@ from quota_engine.ledger import Ledger, epochs
 from quota_engine.ledger.appending import append
 from quota_engine.ledger.epochs import Recorded
 from quota_engine.ledger.incoming import judge
+from quota_engine.ledger.policies import fields_by_shard
 from quota_engine.outbox import Outbox
 from quota_engine.settings import Settings
 
@@ -321,16 +322,14 @@ class Recovery:
         unknown = unknown_events(self.sql, shard, cursor, events)
         if not unknown:
             return
-        shards = self.recorded.deployment.shards
         try:
-            judged = [judge(event, shard, shards) for event in unknown]
+            judged = [judge(event, shard, len(self.epochs)) for event in unknown]
         except UnknownFormatError as error:
             raise EngineUnavailableError(
                 f"shard {shard} holds entries of a newer release, which must recover it: {error}"
             ) from error
         appended = append(self.sql, shard, judged)
-        self.counts["appended"] += appended.recorded
-        self.counts["quarantined"] += appended.quarantined
+        self.counts.update(appended=appended.recorded, quarantined=appended.quarantined)
         log.info("shard %d: %s", shard, appended)
         for quota, reason in appended.frozen.items():
             log.error("shard %d: %s is frozen: %s", shard, quota, reason)
@@ -376,8 +375,9 @@ class Recovery:
         log.info("%d quotas stay loaded, %d were dropped", kept, dropped)
 
     def open_epochs(self) -> None:
-        """Let writers of the new epochs in, if no newer recovery has begun."""
-        gate_server.open_epochs(self.connection, self.epochs)
+        """Let writers of the new epochs in, with what is said of accounts, if none is newer."""
+        policies = fields_by_shard(self.sql, len(self.epochs))
+        gate_server.open_epochs(self.connection, self.epochs, policies)
 
     def record(self) -> None:
         """Record the epochs and the incarnation; the one before is superseded."""

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 
 import redis
 
@@ -18,8 +19,9 @@ from quota_engine.events import EventId, MalformedEntryError, UnknownFormatError
 from quota_engine.jobs.gate_rules import ServerState, ShardOnServer
 from quota_engine.jobs.pinned import PinnedConnection, Reply, checked, pairs, text_of
 from quota_engine.jobs.server_check import incarnation_of, parse_info
-from quota_engine.keys import DEPLOYMENT_KEY, ShardKeys
+from quota_engine.keys import DEPLOYMENT_KEY, ShardKeys, is_quota_name
 from quota_engine.outbox import ENTRY_WORDS
+from quota_engine.policies import MARK
 from quota_engine.scripts import load_scripts
 
 POLL_S = 0.01
@@ -178,8 +180,17 @@ def place_markers(
     connection.transaction(commands)
 
 
-def open_epochs(connection: PinnedConnection, epochs: Mapping[int, int]) -> None:
-    """Empty ``versions`` and set ``@epoch`` everywhere, if every marker is the newest entry."""
+def open_epochs(
+    connection: PinnedConnection,
+    epochs: Mapping[int, int],
+    policies: Mapping[int, Mapping[str, str]],
+) -> None:
+    """
+    Set ``@epoch`` everywhere, if every marker is the newest entry.
+
+    Of ``versions`` nothing stays; ``policies``, fields and values by shard, are there from the
+    first call on.
+    """
     outboxes = [ShardKeys(shard).outbox for shard in epochs]
     watched, *tops = connection.execute_all(
         [("WATCH", *outboxes), *(("XINFO", "STREAM", outbox) for outbox in outboxes)]
@@ -192,7 +203,8 @@ def open_epochs(connection: PinnedConnection, epochs: Mapping[int, int]) -> None
         versions = ShardKeys(shard).versions
         persisted = ("@persisted", pairs(about)["length"], "@cursor", f"{epoch}-0")
         commands.append(("DEL", versions))
-        commands.append(("HSET", versions, "@epoch", epoch, *persisted))
+        said = chain.from_iterable(policies.get(shard, {}).items())
+        commands.append(("HSET", versions, "@epoch", epoch, *persisted, *said))
     if connection.transaction(commands) is None:
         raise _overtaken()
 
@@ -234,7 +246,7 @@ def issued_versions(connection: PinnedConnection, shard: int) -> Iterator[dict[s
         page = {
             name: int(version)
             for name, version in zip(map(_legible, found[::2]), found[1::2], strict=True)
-            if name is not None and "|" in name and version.isdigit()
+            if name is not None and is_quota_name(name) and version.isdigit()
         }
         if page:
             yield page
@@ -267,9 +279,23 @@ def known_names(connection: PinnedConnection, shards: int) -> Iterator[list[str]
                 "HSCAN", keys.versions, position, "COUNT", SCAN_PAGE
             )
             names = [_legible(name) for name in found[::2]]
-            yield [name for name in names if name is not None and "|" in name]
+            yield [name for name in names if name is not None and is_quota_name(name)]
             if int(position) == 0:
                 break
+
+
+def account_records(connection: PinnedConnection, shard: int) -> dict[str, str]:
+    """Return the records of accounts that a shard has, and the mark that there are some."""
+    versions, position, told = ShardKeys(shard).versions, "0", {}
+    mark = text_of(connection.execute("HGET", versions, MARK))
+    while True:
+        position, found = connection.execute(
+            "HSCAN", versions, position, "MATCH", "*|", "COUNT", SCAN_PAGE
+        )
+        for name, record in zip(found[::2], found[1::2], strict=True):
+            told[str(text_of(name))] = str(text_of(record))
+        if int(position) == 0:
+            return told if mark is None else {**told, MARK: mark}
 
 
 def _legible(name: bytes) -> str | None:

@@ -37,6 +37,7 @@ from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.pending import Pending
 from quota_engine.jobs.persist import drain
 from quota_engine.jobs.pinned import PinnedConnection, undecoded
+from quota_engine.jobs.policies import mend_policies, policy_drifts
 from quota_engine.jobs.running import HORIZON_MS, run_command, run_commands
 from quota_engine.jobs.thaw import THAW
 from quota_engine.jobs.thaw import finish as finish_thaw
@@ -210,7 +211,8 @@ def reconcile(
     progress: Progress | None = None,
 ) -> ReconcileReport:
     """
-    Compare every quota; with ``repair`` mend what is explained and freeze what is not.
+    Compare every quota, and what is said of accounts; with ``repair`` mend what is explained and
+    freeze what is not.
 
     Each mend is an entry ``quota.repaired``, told to be ``actor``'s. Repairs that somebody has
     begun and not finished are finished first. Online: other clients and workers go on. Raises
@@ -221,12 +223,15 @@ def reconcile(
         mender = _Mender(run, Driver(reader, ledger, opened, horizon_ms), actor)
         if repair:
             mender.finish_others()
-        drifts = tuple(run.find_drifts())
+        of_quotas = tuple(run.find_drifts())
+        of_accounts = policy_drifts(reader, ledger, opened)
+        drifts = (*of_quotas, *(found.drift for found in of_accounts))
         for drift in drifts:
             log.error("drift: %s", drift)
         if not repair or not drifts:
             return ReconcileReport(checked=run.checked, drifts=drifts)
-        repaired, frozen = mender.mend(drifts)
+        repaired, frozen = mender.mend(of_quotas)
+        repaired += mend_policies(mender.driver, of_accounts, actor)
     return ReconcileReport(checked=run.checked, drifts=drifts, repaired=repaired, frozen=frozen)
 
 

@@ -20,6 +20,7 @@ from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.alerts import Alerting
 from quota_engine.jobs.deployed import Deployed
 from quota_engine.jobs.drift_told import COMPARED
+from quota_engine.jobs.policies import tell_policies
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.reports import sum_days, sum_pools
@@ -204,6 +205,11 @@ def _trim(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{trimmed} persisted entries left the outboxes")
 
 
+def _accounts(scheduler: Scheduler) -> Outcome:
+    told = tell_policies(scheduler.deployment, scheduler.transport)
+    return Outcome(f"Redis was told of {told} accounts that it did not know of")
+
+
 def _unload(scheduler: Scheduler) -> Outcome:
     return Outcome(f"{scheduler.unloader.run(scheduler.now_ms())} idle quotas left Redis")
 
@@ -236,6 +242,7 @@ def _trim_seconds(settings: Settings) -> float:
     return min(max(settings.trim_after_seconds / 4, 1), 15)
 
 
+ACCOUNTS = Duty("accounts", lambda settings: 5, _accounts)
 SWEEP = Duty("sweep", lambda settings: 5, _sweep)
 INTENTS = Duty("intents", lambda settings: 5, _intents)
 RENEWALS = Duty("renewals", lambda settings: 5, _renewals)
@@ -246,6 +253,7 @@ ALERTS = Duty("alerts", lambda settings: 1, _alerts)
 DUTIES = (
     Duty("clocks", lambda settings: 30, _clocks),
     Duty("server", lambda settings: 30, _server),
+    ACCOUNTS,
     SWEEP,
     INTENTS,
     RENEWALS,
@@ -261,14 +269,15 @@ DUTIES = (
 
 def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome]:
     """
-    Do now what is due of the quotas' lives: changes, promised grants of any age, renewals.
+    Do now what is due of the quotas' lives: changes, promised grants of any age, renewals; and
+    tell Redis what it was not told of accounts.
 
     With a clock of the caller's own, it decides what is renewed and whom to remind; else quotas
     that it has not touched are left alone.
     """
     scheduler = Scheduler(deployment, clock=clock, intent_age=timedelta(0))
     try:
-        due = [INTENTS, RENEWALS, REMINDERS, ALERTS]
+        due = [ACCOUNTS, INTENTS, RENEWALS, REMINDERS, ALERTS]
         if clock is None:
             due.insert(0, SWEEP)
         return {duty.name: scheduler.run(duty) for duty in due}

@@ -19,6 +19,7 @@ from quota_engine.commands.grants import GrantTerms, IssueGrant
 from quota_engine.errors import IdempotencyConflictError
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
+from quota_engine.ledger.policies import refuse_closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,8 @@ def record_intent(
     Promise a grant; return it as it is recorded, and whether that is new.
 
     The same id with the same terms is recorded once. Raises ``IdempotencyConflictError`` for the
-    same id with other terms, also when the grant was issued without an intent.
+    same id with other terms, also when the grant was issued without an intent, and
+    ``AccountClosedError`` for a new one to an account that is closed.
     """
     table = tables.grants
     inserted = connection.execute(
@@ -62,6 +64,8 @@ def record_intent(
     ).one()
     if row.fingerprint != terms.fingerprint:
         raise IdempotencyConflictError(f"grant {grant_id} exists with other terms")
+    if inserted is not None:
+        refuse_closed(connection, quota.account)
     return _intent(row), inserted is not None
 
 

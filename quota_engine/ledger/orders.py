@@ -22,6 +22,7 @@ from quota_engine.errors import (
 from quota_engine.ledger import sale_tables as tables
 from quota_engine.ledger.intents import record_intent
 from quota_engine.ledger.locks import lock_named
+from quota_engine.ledger.policies import refuse_closed
 from quota_engine.packages import (
     PAID,
     PENDING,
@@ -58,6 +59,7 @@ def ordered(
                 f"order {order_id} is one of {told} for {found[0].account}"
             )
         return replace(order_of(connection, order_id), replayed=True)
+    refuse_closed(connection, account)
     for name in sorted(set(names)):  # in one order, so that two orders can't wait for each other
         lock_named(connection, f"purchases:{account}:{name}")
     for number, name in enumerate(names, start=1):

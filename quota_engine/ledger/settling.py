@@ -21,6 +21,7 @@ from quota_engine.ledger.intents import record_intents
 from quota_engine.ledger.locks import bound
 from quota_engine.ledger.plan_tables import subscription_grants, subscriptions
 from quota_engine.ledger.plans import PlanTables, read_plans
+from quota_engine.ledger.policies import is_closed
 from quota_engine.ledger.snapshots import find_operation
 from quota_engine.ledger.tables import grants, ledger_entries, quotas
 from quota_engine.periods import Period
@@ -41,11 +42,17 @@ class SettlingTables(PlanTables):
     """What is to be settled in one ledger's database."""
 
     def unsettled(self, now: datetime, after: str, limit: int) -> list[tuple[str, QuotaName]]:
-        """Return subscriptions after an id, with the quotas in which something is to be done."""
+        """
+        Return subscriptions after an id, with the quotas in which something is to be done.
+
+        Those of closed accounts wait.
+        """
         with self._ledger.transaction() as connection:
             ids = (
                 select(_TABLE.c.subscription_id)
-                .where(_is_due(now), _TABLE.c.subscription_id > after)
+                .where(
+                    _is_due(now), _TABLE.c.subscription_id > after, ~is_closed(_TABLE.c.account)
+                )
                 .distinct()
                 .order_by(_TABLE.c.subscription_id)
                 .limit(limit)

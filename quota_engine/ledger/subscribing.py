@@ -32,6 +32,7 @@ from quota_engine.ledger.plan_tables import (
     subscriptions,
 )
 from quota_engine.ledger.plans import found_plan
+from quota_engine.ledger.policies import closed_among, is_closed, refuse_closed
 from quota_engine.ledger.settling import SettlingTables, promise
 from quota_engine.ledger.standings import VOIDED, VOIDING, standing_of
 from quota_engine.ledger.tables import grants as all_grants
@@ -47,7 +48,7 @@ from quota_engine.subscribing import (
     told,
     void_of,
 )
-from quota_engine.subscription_actions import CHANGE, Action, acted, begun
+from quota_engine.subscription_actions import CHANGE, RESUME, Action, acted, begun
 from quota_engine.subscriptions import (
     NOW,
     Given,
@@ -83,6 +84,7 @@ class SubscriptionTables(SettlingTables):
                         " other arguments"
                     )
                 return Done(subscription=as_replayed(_told(connection, row, instant)))
+            refuse_closed(connection, begin.account)
             plan = found_plan(connection, begin.plan)
             if not plan.is_active:
                 raise SubscriptionRefusedError(f"plan {plan.name} is not offered any more")
@@ -125,6 +127,8 @@ class SubscriptionTables(SettlingTables):
                 raise EngineUnavailableError(
                     f"subscription {subscription_id} is being changed; try again in a moment"
                 )
+            if wanted.verb in (CHANGE, RESUME):
+                refuse_closed(connection, row.account)
             plan = _offered(connection, wanted.plan)
             action = Action(verb=wanted.verb, when=wanted.when, plan=plan)
             standing = standing_of(row)
@@ -213,14 +217,18 @@ class SubscriptionTables(SettlingTables):
         """
         Promise what is due of up to ``limit`` subscriptions; return how many those were.
 
-        Those that another scheduler has in hand are left to it.
+        Those that another scheduler has in hand are left to it; those of closed accounts wait.
         """
         table = subscriptions
         with self._ledger.transaction() as connection:
             bound(connection)
             rows = connection.execute(
                 select(table)
-                .where(table.c.due_at <= now, ~_voiding_of(table.c.subscription_id))
+                .where(
+                    table.c.due_at <= now,
+                    ~_voiding_of(table.c.subscription_id),
+                    ~is_closed(table.c.account),
+                )
                 .order_by(table.c.due_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -286,7 +294,9 @@ def _renew(
     now: datetime,
     extras: dict[str, list[Promise]] | None = None,
 ) -> list[IssueGrant]:
-    """Promise what subscriptions lack, and note when to look at each again."""
+    """Promise what subscriptions lack, and note when to look at each again; a closed one waits."""
+    closed = closed_among(connection, [one.account for one in found]) if found else set()
+    found = [one for one in found if one.account not in closed]
     if not found:
         return []
     plans: Plans = standings.plans_of(connection, found)

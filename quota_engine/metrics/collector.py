@@ -31,6 +31,8 @@ CHARGES = frozenset({"debit", "debit_used", "capture_hold"})
 REASONS: Mapping[type[errors.QuotaError], tuple[str, str]] = {
     errors.QuotaInsufficientError: (REFUSED, "insufficient"),
     errors.BackpressureError: (REFUSED, "backpressure"),
+    errors.AccountSuspendedError: (REFUSED, "suspended"),
+    errors.AccountClosedError: (REFUSED, "closed"),
     errors.QuotaFrozenError: (REFUSED, "frozen"),
     errors.IdempotencyConflictError: (REFUSED, "conflict"),
     errors.OperationCancelledError: (REFUSED, "cancelled"),

@@ -172,7 +172,7 @@ def test_an_engine_does_what_is_due_at_once(
     due_quota(engine)
     with QuotaEngine.open(redis_url, database_url, clock=lambda: LATER) as later:
         done = list(later.run_schedule())
-        assert done == ["intents", "renewals", "reminders", "alerts"], (
+        assert done == ["accounts", "intents", "renewals", "reminders", "alerts"], (
             "others' quotas are left alone"
         )
     assert engine.run_schedule()["sweep"].startswith("0 changes")

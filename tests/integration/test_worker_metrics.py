@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from quota_engine import QuotaEngine
-from quota_engine.deployment import Deployment, redis_client
+from quota_engine.deployment import Deployment
 from quota_engine.embedded import ValkeyServer
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.jobs.looking import LOOK_SECONDS_MAX, DeploymentLook
@@ -35,6 +35,7 @@ from quota_engine.metrics.described import DEPLOYMENT, PREFIX
 from quota_engine.replay.synthetic import synthetic_calls
 from quota_engine.settings import Settings
 from quota_engine.spool import Spool
+from quota_engine.stores import redis_client
 from quota_engine.workers.endpoint import Endpoint, MetricsEndpoint
 from tests.proxy import Proxy
 from tests.spools import capture

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from quota_engine import errors
-from quota_engine.errors import BackpressureError, EngineUnavailableError, QuotaError
+from quota_engine import errors, refusals
+from quota_engine.errors import (
+    AccountBarredError,
+    AccountClosedError,
+    AccountSuspendedError,
+    BackpressureError,
+    EngineUnavailableError,
+    QuotaError,
+)
+from quota_engine.instants import from_ms
+from quota_engine.metrics import collector
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/errors.md"
 PUBLIC = {
     kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, QuotaError) and kind is not QuotaError
+    if isinstance(kind, type)
+    and issubclass(kind, QuotaError)
+    and kind is not QuotaError
+    and not kind.__name__.startswith("_")
 }
 
 
@@ -52,3 +64,11 @@ def test_retry_after_is_whole_seconds_rounded_up_where_it_is_known() -> None:
 @pytest.mark.parametrize("kind", [BackpressureError, EngineUnavailableError])
 def test_what_passes_by_itself_may_be_tried_again(kind: type[QuotaError]) -> None:
     assert kind("later").http_headers.keys() == {"Retry-After"}
+
+
+@pytest.mark.parametrize("kind", [AccountSuspendedError, AccountClosedError])
+def test_a_barred_account_s_calls_are_counted_by_its_state(kind: type[AccountBarredError]) -> None:
+    error = kind("acme", reason="", since=from_ms(0))
+    assert str(error) == f"acme is {kind.state}"
+    assert refusals.reason_of(error) == kind.state
+    assert collector.reason_of(error) == ("refused", kind.state)

@@ -135,6 +135,8 @@ def test_outcomes_are_the_declared_ones(spec: ScriptSpec) -> None:
         outcomes.add("REPLAYED")
     if "quotas.denied(" in code:
         outcomes.add("DENIED")
+    if re.search(r"(?:quotas|policies)\.barred\(", code):
+        outcomes.add("BARRED")
     assert outcomes == set(spec.returns)
 
 

@@ -1,0 +1,140 @@
+# Written by tools/unasync.py from quota_engine/_async/accounts.py. Edit that file instead.
+"""What is said of accounts, as the engine's callers see and change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from quota_engine import flows
+from quota_engine._sync.transport import Transport
+from quota_engine.arguments import checked_text
+from quota_engine.backing import AccountStore, Backing
+from quota_engine.errors import EngineUnavailableError, InvalidArgumentError
+from quota_engine.ids import checked_account, checked_id, new_id
+from quota_engine.instants import from_ms
+from quota_engine.policies import (
+    ACTIVATE,
+    CLOSE,
+    STATES,
+    SUSPEND,
+    AccountChange,
+    AccountPolicy,
+    AccountStanding,
+    WantedPolicy,
+    standing_of,
+)
+from quota_engine.waiting import in_place
+
+
+class Accounts:
+    """
+    The state of accounts: it counts for all quotas of an account, and for every account below it.
+
+    A change is recorded in PostgreSQL, then told to Redis: no call that begins after it returned
+    is admitted otherwise. After an ``EngineUnavailableError`` that says so it is recorded, and the
+    workers tell Redis. Idempotent by ``operation_id``: the same one again changes nothing and
+    returns the account as it is, ``.replayed``. ``operator`` and ``reason`` stay in the history.
+    """
+
+    def __init__(self, transport: Transport, backing: Backing) -> None:
+        self._transport = transport
+        self._backing = backing
+
+    def suspend(
+        self,
+        account: str,
+        *,
+        reason: str,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """
+        Refuse new holds, debits and growth of holds of an account and of all below it.
+
+        They raise ``AccountSuspendedError``. Captures, releases, refunds, debits of what was used
+        already, and grants pass.
+        """
+        return self._change(SUSPEND, account, _required(reason), operator, operation_id)
+
+    def close(
+        self,
+        account: str,
+        *,
+        reason: str,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """
+        As ``suspend``, and refuse grants, transfers to it, purchases and subscriptions as well.
+
+        They raise ``AccountClosedError``. Its subscriptions are not renewed meanwhile.
+        """
+        return self._change(CLOSE, account, _required(reason), operator, operation_id)
+
+    def activate(
+        self,
+        account: str,
+        *,
+        reason: str | None = None,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """End a suspension, or open a closed account again. One above it may bar it still."""
+        return self._change(ACTIVATE, account, reason, operator, operation_id)
+
+    def get(self, account: str) -> AccountStanding:
+        """Return an account's own policy, what counts for its calls, and which account decides."""
+        name = checked_account(account)
+        return standing_of(name, in_place(self._store.read_path, name))
+
+    def list(self, *, state: str | None = None) -> Sequence[AccountPolicy]:
+        """Return the accounts that were ever changed, or those in a state of their own."""
+        if state is not None and state not in STATES:
+            raise InvalidArgumentError(f"state must be one of {', '.join(STATES)}, not {state!r}")
+        return in_place(self._store.list_policies, state)
+
+    def history(self, account: str) -> Sequence[AccountChange]:
+        """Return who did what to an account, when and why, oldest first."""
+        return in_place(self._store.history, checked_account(account))
+
+    @property
+    def _store(self) -> AccountStore:
+        return self._backing.account_store
+
+    def _change(
+        self,
+        action: str,
+        account: str,
+        reason: str | None,
+        operator: str | None,
+        operation_id: str | None,
+    ) -> AccountPolicy:
+        if operation_id is None:
+            operation_id = new_id("change", self._transport.now_ms())
+        wanted = WantedPolicy(
+            account=checked_account(account),
+            action=action,
+            operation_id=checked_id(operation_id, name="operation id"),
+            operator=checked_text(operator, name="operator"),
+            reason=checked_text(reason, name="reason"),
+        )
+        changed = in_place(self._store.change, wanted, self._now())
+        try:
+            self._transport.drive(flows.told(wanted.account))
+        except EngineUnavailableError as error:
+            raise EngineUnavailableError(
+                f"that {account} is {changed.state} is recorded, but Redis could not be told yet;"
+                f" the workers will, or the same call with the same operation id: {error}"
+            ) from error
+        return changed
+
+    def _now(self) -> datetime | None:
+        now_ms = self._transport.now_ms()
+        return None if now_ms is None else from_ms(now_ms)
+
+
+def _required(reason: object) -> str | None:
+    if not isinstance(reason, str) or not reason.strip():
+        raise InvalidArgumentError("say why: reason must be a text that is not empty")
+    return reason

@@ -1,0 +1,116 @@
+"""``accounts suspend`` and its like: what is said of an account, for all its quotas."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quota_engine.cli.opening import Account, opened_engine
+from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+
+Reason = Annotated[str, typer.Option(help="Why: callers are told, and the history keeps it.")]
+Why = Annotated[str | None, typer.Option("--reason", help="Why; kept in the history.")]
+Operator = Annotated[str | None, typer.Option(help="Who does it; kept in the history.")]
+OperationId = Annotated[
+    str | None, typer.Option("--id", help="Your own id: by it, it is done once.")
+]
+
+POLICY = ("account", "state", "since", "reason", "revision", "changed_by", "changed_at")
+CHANGES = ("at", "action", "before", "after", "operator", "reason", "operation_id")
+
+
+def suspend(
+    account: Account,
+    *,
+    reason: Reason,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Refuse new calls of an account and of every account below it, from now on.
+
+    No new holds, debits, growth of holds. What is held may be captured and released.
+
+    Example: quota-engine accounts suspend acme --reason "unpaid since May" --operator ann
+    """
+    with opened_engine() as engine:
+        changed = engine.accounts.suspend(
+            account, reason=reason, operator=operator, operation_id=operation_id
+        )
+    print_facts(changed, as_json=as_json, fields=POLICY)
+
+
+def close(
+    account: Account,
+    *,
+    reason: Reason,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    As suspend, and refuse grants, transfers to it, purchases and subscriptions as well.
+
+    Example: quota-engine accounts close acme/team-7 --reason "team dissolved"
+    """
+    with opened_engine() as engine:
+        changed = engine.accounts.close(
+            account, reason=reason, operator=operator, operation_id=operation_id
+        )
+    print_facts(changed, as_json=as_json, fields=POLICY)
+
+
+def activate(
+    account: Account,
+    *,
+    reason: Why = None,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    End a suspension, or open a closed account again.
+
+    Example: quota-engine accounts activate acme --reason "paid" --operator ann
+    """
+    with opened_engine() as engine:
+        changed = engine.accounts.activate(
+            account, reason=reason, operator=operator, operation_id=operation_id
+        )
+    print_facts(changed, as_json=as_json, fields=POLICY)
+
+
+def policy(
+    account: Annotated[
+        str | None, typer.Argument(help="Default: every account that was ever changed.")
+    ] = None,
+    *,
+    state: Annotated[
+        str | None, typer.Option(help="Only those that are active, suspended or closed.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Show what is said of an account, which account decides, and who changed it when and why.
+
+    Example: quota-engine accounts policy acme/team-7/user-42
+    """
+    with opened_engine() as engine:
+        if account is None:
+            found = engine.accounts.list(state=state)
+            print_rows(found, POLICY, as_json=as_json, empty="every account is active")
+            return
+        standing, history = engine.accounts.get(account), engine.accounts.history(account)
+    if as_json:
+        print_json({"standing": standing, "history": history})
+        return
+    said = f"{account} is {standing.state}"
+    if standing.decided_by not in (None, account):
+        said += f", since {standing.decided_by} is"
+    typer.echo(f"{said}: {standing.reason}" if standing.reason else said)
+    print_rows((standing.own, *standing.above), POLICY, as_json=False)
+    if history:
+        typer.echo("\nchanges:")
+        print_rows(history, CHANGES, as_json=False)

@@ -1,0 +1,66 @@
+"""The seeded faults of account policies: see ``seeded_faults``."""
+
+from __future__ import annotations
+
+from tools.mutant import Mutant
+
+SCRIPTS, STATES = "tests/lua/test_accounts.py", "tests/integration/test_accounts.py"
+
+ACCOUNTS = (
+    Mutant(
+        "accounts above do not count",
+        "lua/lib/policies.lua",
+        'account = string.match(account, "^(.*)/")',
+        "account = nil",
+        (SCRIPTS,),
+    ),
+    Mutant(
+        "an older policy overwrites a newer one",
+        "lua/set_account.lua",
+        "if known and known >= revision then",
+        "if known and known == revision then",
+        (SCRIPTS,),
+    ),
+    Mutant(
+        "a hold of a suspended account grows",
+        "lua/extend_hold.lua",
+        "grows and (quotas.barred(states) or ",
+        "grows and (",
+        (SCRIPTS,),
+    ),
+    Mutant(
+        "a gate opens without what is said of accounts",
+        "quota_engine/jobs/gate_server.py",
+        "epoch, *persisted, *said))",
+        "epoch, *persisted))",
+        (f"{STATES}::test_a_wiped_redis_knows_who_is_suspended_before_its_first_call",),
+    ),
+    Mutant(
+        "a policy that Redis was not told is taken for told",
+        "quota_engine/ledger/policies.py",
+        ".where(table.c.sent_revision < table.c.revision)",
+        ".where(table.c.sent_revision > table.c.revision)",
+        (f"{STATES}::test_who_dies_before_redis_was_told_is_followed_by_the_workers",),
+    ),
+    Mutant(
+        "an edited policy is not compared",
+        "quota_engine/jobs/policies.py",
+        "if record != record_of(policy):",
+        "if record_of(policy) is None:",
+        (f"{STATES}::test_what_somebody_has_edited_is_found_and_mended",),
+    ),
+    Mutant(
+        "a grant to a closed account is promised",
+        "quota_engine/ledger/orders.py",
+        "    refuse_closed(connection, account)\n",
+        "",
+        (f"{STATES}::test_nothing_is_put_into_a_closed_account",),
+    ),
+    Mutant(
+        "offline admission does not ask who is suspended",
+        "quota_engine/_sync/spooling.py",
+        "        self._refuse_barred(command.quota.account)\n        allowance",
+        "        allowance",
+        (f"{STATES}::test_while_redis_is_away_the_suspended_are_not_admitted",),
+    ),
+)
