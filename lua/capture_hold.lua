@@ -5,9 +5,9 @@ capture_hold: turn a hold into a charge for what was really used.
 Keeps what was used of the covered part in burn-down order and gives the rest back to the grants it
 came from, last taken first; what belongs to a grant that has ended ends with it, as an entry of its
 own. What the covered part can't pay comes from the then-live grants, then becomes debt up to the
-overdraft limit; the rest is shortfall. Never denied: the call has been made. A hold that is no longer
-open (released, expired) is charged late, once, under its own capture id. With `is_final` = 0 a part is
-taken and the rest stays held.
+overdraft limit; the rest is shortfall. Never denied, by no limit either: the call has been made. A hold
+that is no longer open (released, expired) is charged late, once, under its own capture id. With
+`is_final` = 0 a part is taken and the rest stays held.
 
 KEYS
   1 versions  hash    @epoch and the last version issued, compared; gains this version
@@ -49,6 +49,7 @@ ERRORS                          (in the order they are checked)
 ]]
 --- @include "lib/entries"
 --- @include "lib/holds"
+--- @include "lib/limits"
 --- @include "lib/settlement"
 --- @include "lib/operations"
 --- @include "lib/quotas"
@@ -89,31 +90,47 @@ if is_known ~= "1" and not holds.get(state, hold_id) and not operations.happened
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
--- Use the hold of one quota. Returns what it did not cover.
+-- Use the hold of one quota. Returns what it did not cover. A hold that is only counted stays so, as long
+-- as its quota does not gate.
 local function use(each, hold)
   local closes, used = is_final == "1", each.asked
+  each.is_counted = each.is_counted and hold.is_counted
   if closes then
     settlement.lose_ended(each, hold, used, state.now)
   end
   local rest = used - settlement.consume(each, hold, used)
   if closes then
-    settlement.close(each, hold)
+    settlement.close(each, hold, used)
   else
     local part = math.min(used, hold.amount)
-    hold.amount, each.held = hold.amount - part, each.held - part
+    hold.amount, each.held = hold.amount - part, each.held - (hold.is_counted and 0 or part)
+    settlement.correct(each, hold, used - part)
     holds.keep(each, hold)
   end
   return rest
 end
 
+-- What the entry of a capture says beside its numbers.
+local function flags_of(each, hold)
+  local flags = not hold and "late" or is_final ~= "1" and "part" or ""
+  if not each.is_counted then
+    return flags
+  end
+  return flags == "" and "counted" or flags .. " counted"
+end
+
 for _, each in ipairs(states) do
   local hold = holds.get(each, hold_id .. each.suffix)
+  local counts = not hold and limits.of(each)
+  if counts then
+    counts.add(each, each.asked, 0)
+  end
   local rest = hold and use(each, hold) or each.asked
   local shortfall = quotas.charge(each, rest)
   each.answer = entries.add(each, "hold.captured", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
     amount = each.asked, shortfall = shortfall, subject = hold_id .. each.suffix,
-    flags = not hold and "late" or is_final ~= "1" and "part" or "", details = each.details,
+    flags = flags_of(each, hold), details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

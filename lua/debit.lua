@@ -32,7 +32,8 @@ ARGV
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
-  DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
+  DENIED    of each quota that gates its name, what is asked of it, and what it could have admitted, in units
+  EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
@@ -43,8 +44,10 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
 --- @include "lib/entries"
+--- @include "lib/limits"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
@@ -72,15 +75,20 @@ if not states then
 end
 refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
   or quotas.bring_up_all(states, due_max) or quotas.denied(states)
+  or limits.exceeded(states, 1, 0, quotas.spendable)
 if refused then
   return refused
 end
 
 for _, each in ipairs(states) do
-  local shortfall = quotas.charge(each, each.asked)
+  local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)
+  if counts then
+    counts.add(each, each.asked, 1)
+  end
   each.answer = entries.add(each, "quota.debited", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = each.asked, shortfall = shortfall, details = each.details,
+    amount = each.asked, shortfall = shortfall, flags = each.is_counted and "counted" or "",
+    details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

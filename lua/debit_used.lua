@@ -41,6 +41,7 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
 ]]
 --- @include "lib/entries"
+--- @include "lib/limits"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
@@ -72,10 +73,14 @@ if refused then
 end
 
 for _, each in ipairs(states) do
-  local shortfall = quotas.charge(each, each.asked)
+  local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)
+  if counts then
+    counts.add(each, each.asked, 1)
+  end
   each.answer = entries.add(each, "quota.debited", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = each.asked, shortfall = shortfall, flags = "used", details = each.details,
+    amount = each.asked, shortfall = shortfall, flags = each.is_counted and "used counted" or "used",
+    details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

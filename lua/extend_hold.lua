@@ -2,8 +2,9 @@
 --[[
 extend_hold: let a hold grow, or live longer.
 
-`amount` is the new total, admitted like a new hold for what it grows by; `ttl_ms` counts from now.
-Growth is an entry; a renewal that only moves the expiry is none, and needs no operation id.
+`amount` is the new total, admitted like a new hold for what it grows by; `ttl_ms` counts from now. In
+limits all of a hold that grows counts from now on, for its growth is let through now. Growth is an
+entry; a renewal that only moves the expiry is none, and needs no operation id.
 
 KEYS
   1 versions  hash    @epoch and the last version issued, compared; gains this version
@@ -32,7 +33,8 @@ ARGV
 
 RETURNS
   EXTENDED  amount expires_at
-  DENIED    of each quota its name, the total asked of it, and that which it could have admitted, in units
+  DENIED    of each quota that gates its name, the total asked of it, and that which it could have admitted
+  EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
@@ -46,11 +48,13 @@ ERRORS                          (in the order they are checked)
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
+  PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/grants"
 --- @include "lib/holds"
+--- @include "lib/limits"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
@@ -98,9 +102,22 @@ for _, each in ipairs(states) do
     return redis.error_reply("HOLD_SHRINKS " .. hold_id .. " holds " .. amounts.text(each.kept))
   end
   each.asked, grows = growth, grows or growth > 0
+  each.is_counted = each.hold and each.hold.is_counted
 end
+
+-- Take what a hold counts out of its limits, that it may be asked for anew, grown. Nothing is written.
+local function exceeded()
+  for _, each in ipairs(states) do
+    local counts = each.asked > 0 and limits.of(each)
+    if counts then
+      counts.correct(each, each.hold.counts_at, -each.kept)
+    end
+  end
+  return limits.exceeded(states, 0, 0, quotas.spendable)
+end
+
 refused = grows and (quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
-  or quotas.denied(states))
+  or quotas.denied(states) or exceeded())
 if refused then
   return refused
 elseif redis.call("EXISTS", outbox_key) == 0 then
@@ -113,10 +130,15 @@ local function grow(each, hold)
     hold.allocations[#hold.allocations + 1] = word
   end
   hold.amount, hold.covered = hold.amount + each.asked, hold.covered + covered
-  each.held = each.held + each.asked
+  each.held = each.held + (each.is_counted and 0 or each.asked)
+  local counts = limits.of(each)
+  if counts then
+    hold.counts_at = counts.add(each, hold.amount, 0)
+  end
   operations.remember(each, each.id, entries.add(each, "hold.extended", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = hold.amount, subject = hold.id, terms = amounts.text(hold.expires_at), details = each.details,
+    amount = hold.amount, subject = hold.id, flags = each.is_counted and "counted" or "",
+    terms = amounts.text(hold.expires_at), details = each.details,
   }))
 end
 

@@ -56,9 +56,6 @@ ERRORS                          (in the order they are checked)
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
--- version, chain, sums, limits, head, granted: what the hash holds beside its grants.
-local FIXED_FIELDS = 12
-
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local holds_key, changes_key, ops0_key, ops1_key = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
@@ -90,7 +87,7 @@ if expires_at <= begins or expires_at <= state.now then
   return redis.error_reply("GRANT_ENDED expires_at is " .. amounts.text(expires_at))
 elseif known and not grants.is_used_up(known) then
   return redis.error_reply("GRANT_EXISTS " .. grant_id)
-elseif redis.call("HLEN", quota_key) >= grants_max + FIXED_FIELDS then
+elseif not grants.fit(state, 1, grants_max) then
   return redis.error_reply("TOO_MANY_GRANTS the quota has " .. amounts.text(grants_max))
 elseif state.remaining + state.covered + state.pending + amount > amounts.MAX then
   return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")

@@ -37,7 +37,8 @@ RETURNS
   PLACED    fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
   ADMITTED  expires_at balance version: it would be placed; nothing changed
-  DENIED    of each quota its name, what is asked of it, and what it could have admitted, in units
+  DENIED    of each quota that gates its name, what is asked of it, and what it could have admitted, in units
+  EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
 
 ERRORS                          (in the order they are checked)
@@ -48,11 +49,13 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/grants"
 --- @include "lib/holds"
+--- @include "lib/limits"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 
@@ -85,6 +88,7 @@ for _, each in ipairs(states) do
 end
 refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
   or quotas.bring_up_all(states, due_max) or quotas.denied(states)
+  or limits.exceeded(states, 1, 1, quotas.spendable)
 if refused then
   return refused
 end
@@ -95,14 +99,17 @@ if is_dry == "1" then
 end
 for _, each in ipairs(states) do
   local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
-  each.held = each.held + each.asked
+  local counts = limits.of(each)
+  each.held = each.held + (each.is_counted and 0 or each.asked)
   holds.keep(each, {
     id = each.id, amount = each.asked, covered = covered, expires_at = expires_at, allocations = allocations,
+    counts_at = counts and counts.add(each, each.asked, 1), is_counted = each.is_counted,
   })
   quotas.expect(each, "a:" .. each.id, expires_at)
   each.answer = entries.add(each, "hold.placed", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint, amount = each.asked,
-    subject = each.id, terms = amounts.text(expires_at), details = each.details,
+    subject = each.id, flags = each.is_counted and "counted" or "", terms = amounts.text(expires_at),
+    details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

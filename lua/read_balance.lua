@@ -16,7 +16,7 @@ ARGV
   5 with_grants  1: list the grants too
 
 RETURNS
-  BALANCE  stored_version balance held debt limit spendable frozen head now_ms granted [grant_id record]...
+  BALANCE  stored_version balance held debt limit spendable frozen head now_ms granted limited [grant_id record]...
 
 ERRORS                          (in the order they are checked)
   FENCED            another epoch: ask the gate
@@ -45,7 +45,7 @@ local text = amounts.text
 local reply = {
   "BALANCE", state.stored[1], text(entries.balance(state)), text(state.held), text(state.debt),
   state.limit, text(quotas.spendable(state)), state.frozen, state.head, text(state.now),
-  state.granted,
+  state.granted, state.limits == "" and "0" or "1",
 }
 if with_grants == "1" then
   local stored = redis.call("HGETALL", quota_key)

@@ -84,10 +84,10 @@ for _, each in ipairs(states) do
   if hold then
     local amount = hold.amount
     settlement.lose_ended(each, hold, 0, state.now)
-    settlement.close(each, hold)
+    settlement.close(each, hold, 0)
     each.answer = entries.add(each, "hold.released", {
       at = state.now, operation_id = each.id, fingerprint = fingerprint,
-      amount = amount, subject = hold.id, details = each.details,
+      amount = amount, subject = hold.id, flags = hold.is_counted and "counted" or "", details = each.details,
     })
     operations.remember(each, each.id, each.answer)
   end

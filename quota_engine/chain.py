@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from quota_engine import events
 from quota_engine.events import GENESIS, Entry, next_chain
 from quota_engine.keys import QuotaName
+from quota_engine.limits import Limit
+
+#: A limit's key and ``since``, and where a step or period of it begins (ms).
+Place: TypeAlias = tuple[str, int, int]
 
 INTENT = "intent"
 PENDING = "pending"
@@ -45,6 +50,7 @@ class Cause(StrEnum):
     USAGE = "usage"
     CURSOR = "cursor"
     SUMS = "sums"
+    LIMITS = "limits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,15 @@ class Hold:
     expires_at_ms: int
     placed_version: int
     closed_version: int | None = None
+    #: Where its units count in limits (ms); None: in none.
+    counts_at_ms: int | None = None
+    #: Whether it counts in limits alone, and is no part of what is held.
+    is_counted: bool = False
+
+    @property
+    def held(self) -> int:
+        """What the quota holds of it."""
+        return 0 if self.is_counted else self.amount
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +124,11 @@ class QuotaLog:
     #: None: unlimited.
     overdraft_limit: int | None = 0
     frozen: str = ""
+    limits: tuple[Limit, ...] = ()
+    #: The latest instant that anything counted at in its limits.
+    last_count_ms: int = 0
+    #: What has counted in limits since the log was loaded: see ``quota_engine.counting``.
+    counts: dict[Place, int] = field(default_factory=dict)
     grants: dict[str, Grant] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from quota_engine.events import GENESIS, EventId
+from quota_engine.facts import NO_LIMITS, GrantFacts, HoldFacts, LimitFacts, differences_of_limits
 
 NEVER_MS = 2**53 - 1
 
@@ -48,6 +49,10 @@ class Cause(StrEnum):
     GRANT_MISSING = "grant_missing"
     GRANT_UNKNOWN = "grant_unknown"
     GRANT_EDITED = "grant_edited"
+    LIMITS_EDITED = "limits_edited"
+    """Redis has other limits than the log tells."""
+    LIMIT_COUNT_EDITED = "limit_count_edited"
+    """Something else counts in a limit than the log tells."""
     CHANGE_MISSING = "change_missing"
     """A hold or grant would not begin or end on time."""
     POLICY_MISSING = "account_policy_missing"
@@ -119,30 +124,6 @@ class ReconcileReport:
         return len(self.drifts) == self.repaired
 
 
-@dataclass(frozen=True, slots=True)
-class GrantFacts:
-    """A grant: amounts in units, times in ms."""
-
-    remaining: int
-    reserved: int
-    state: str
-    #: Priority, and the instants it starts, expires and was made at.
-    terms: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class HoldFacts:
-    """An open hold: its total, and the covered parts in the order they were taken."""
-
-    amount: int
-    allocations: tuple[tuple[str, int], ...]
-
-    @property
-    def covered(self) -> int:
-        """What grants pay of it."""
-        return sum(units for _, units in self.allocations)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
     """A quota as Redis holds it, field by field."""
@@ -165,6 +146,7 @@ class Loaded:
     holds: Mapping[str, HoldFacts]
     #: Members of ``changes`` and their instants.
     changes: Mapping[str, int]
+    limits: LimitFacts = NO_LIMITS
 
     @property
     def balance(self) -> int:
@@ -208,6 +190,7 @@ class Log:
     #: Whether ``last`` is the ledger's head, so that the rest is as of the same entry.
     is_drained: bool = True
     overdraft_limit: int | None = 0
+    limits: LimitFacts = NO_LIMITS
     grants: Mapping[str, GrantFacts] = dataclasses.field(default_factory=dict)
     holds: Mapping[str, HoldFacts] = dataclasses.field(default_factory=dict)
 
@@ -275,6 +258,11 @@ def _other_terms(loaded: Loaded, log: Log) -> Iterator[Difference]:
         yield Difference(
             Cause.LIMIT_EDITED, "overdraft_limit", loaded.overdraft_limit, log.overdraft_limit
         )
+    if loaded.limits.text != log.limits.text:
+        yield Difference(Cause.LIMITS_EDITED, "limits", loaded.limits.text, log.limits.text)
+    else:
+        for name, here, there in differences_of_limits(loaded.limits, log.limits):
+            yield Difference(Cause.LIMIT_COUNT_EDITED, name, here, there)
     for hold_id in sorted(log.holds.keys() | loaded.holds.keys()):
         mine, theirs = loaded.holds.get(hold_id), log.holds.get(hold_id)
         name = f"hold {hold_id}"
@@ -286,7 +274,7 @@ def _other_terms(loaded: Loaded, log: Log) -> Iterator[Difference]:
         elif mine.amount != theirs.amount:
             yield Difference(Cause.HOLD_EDITED, f"{name} amount", mine.amount, theirs.amount)
         elif mine != theirs:
-            yield Difference(Cause.HOLD_EDITED, f"{name} covered", _listed(mine), _listed(theirs))
+            yield Difference(Cause.HOLD_EDITED, f"{name} terms", _listed(mine), _listed(theirs))
     counting = {name: grant for name, grant in loaded.grants.items() if _counts(grant)}
     for grant_id in sorted(log.grants.keys() | counting.keys()):
         yield from _other_grant(grant_id, counting.get(grant_id), log.grants.get(grant_id))
@@ -314,7 +302,7 @@ def _other_grant(
 
 def _contradictions(loaded: Loaded) -> Iterator[Difference]:
     """Check the quota's fields against each other: true under any load."""
-    held = sum(hold.amount for hold in loaded.holds.values())
+    held = sum(hold.held for hold in loaded.holds.values())
     if held != loaded.held:
         yield Difference(Cause.HOLD_EDITED, "sum of open holds", held, loaded.held)
     covered = sum(hold.covered for hold in loaded.holds.values())
@@ -334,6 +322,8 @@ def _contradictions(loaded: Loaded) -> Iterator[Difference]:
         yield Difference(
             Cause.GRANT_EDITED, "burn-down order", " ".join(listed), " ".join(expected)
         )
+    for key in loaded.limits.unequal:
+        yield Difference(Cause.LIMIT_COUNT_EDITED, f"sum of limit {key}", "unequal", None)
     yield from _missing_changes(loaded)
 
 
@@ -381,7 +371,9 @@ def _counts(grant: GrantFacts) -> bool:
 
 
 def _listed(hold: HoldFacts) -> str:
-    return " ".join(f"{grant_id} {units}" for grant_id, units in hold.allocations)
+    covered = " ".join(f"{grant_id} {units}" for grant_id, units in hold.allocations)
+    counts = "" if hold.counts_at_ms is None else f"counts at {hold.counts_at_ms}"
+    return f"{covered} {counts}{' alone' if hold.is_counted else ''}".strip()
 
 
 def _words(numbers: tuple[int, ...]) -> str:

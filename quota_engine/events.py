@@ -23,9 +23,10 @@ The lines, in order::
     debt          after this entry
     shortfall     charged but not collectable
     subject       the hold or grant it is about, or empty
-    flags         words: "late", "part", "used" ...
+    flags         words: "late", "part", "used" ...; "counted": only in limits, it moves nothing
     terms         grant.issued: priority starts_at expires_at created_at (ms);
                   hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
+                  limit.set: all limits of the quota now (``quota_engine.limits``);
                   quota.repaired: the cause;
                   quota.refunded: units forfeited, units that became grants of their own;
                   quota.transferred_out, quota.transferred_in: units priority expires_at of each
@@ -68,6 +69,7 @@ QUOTA_REFUNDED = "quota.refunded"
 QUOTA_TRANSFERRED_OUT = "quota.transferred_out"
 QUOTA_TRANSFERRED_IN = "quota.transferred_in"
 OVERDRAFT_LIMIT_SET = "overdraft_limit.set"
+LIMIT_SET = "limit.set"
 USAGE_RECORDED = "usage.recorded"
 QUOTA_REPAIRED = "quota.repaired"
 OPERATION_CANCELLED = "operation.cancelled"
@@ -88,6 +90,7 @@ KINDS = frozenset(
         QUOTA_TRANSFERRED_OUT,
         QUOTA_TRANSFERRED_IN,
         OVERDRAFT_LIMIT_SET,
+        LIMIT_SET,
         USAGE_RECORDED,
         QUOTA_REPAIRED,
         OPERATION_CANCELLED,
@@ -98,6 +101,10 @@ KINDS = frozenset(
 CHARGES = frozenset({HOLD_CAPTURED, QUOTA_DEBITED})
 #: Kinds whose details may tell of a model call: charged, failed, unbilled or corrected.
 TELL_USAGE = CHARGES | {HOLD_RELEASED, QUOTA_REFUNDED, USAGE_RECORDED}
+
+
+#: What an entry's flags say where it counts in limits alone: the quota does not gate.
+COUNTED = "counted"
 
 
 class MalformedEntryError(Exception):
@@ -179,8 +186,17 @@ class Entry:
     details: str
 
     @property
+    def is_counted(self) -> bool:
+        """Whether it counts in limits alone."""
+        return COUNTED in self.flags
+
+    @property
     def charged(self) -> int:
-        """Units taken for good, what could not be collected included; negative: given back."""
+        """
+        Units taken for good, what could not be collected included; negative: given back.
+
+        What was only counted is what the call used.
+        """
         if self.kind in CHARGES:
             return self.amount
         return -self.amount if self.kind == QUOTA_REFUNDED else 0

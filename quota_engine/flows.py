@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from quota_engine.commands import (
     AwaitDrain,
@@ -50,13 +50,20 @@ from quota_engine.commands import (
     ReleasedHold,
     ReleaseHold,
     SetAccount,
+    SetLimit,
     Snapshot,
     VoidGrant,
     WithdrawIntent,
     WithdrawRefund,
 )
+from quota_engine.commands.limits import renewals
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
-from quota_engine.commands.replies import CatchUpError, FencedError, QuotaNotLoadedError
+from quota_engine.commands.replies import (
+    CatchUpError,
+    FencedError,
+    PeriodsOverError,
+    QuotaNotLoadedError,
+)
 from quota_engine.errors import (
     AccountBarredError,
     AccountClosedError,
@@ -67,6 +74,7 @@ from quota_engine.errors import (
     HoldNotFoundError,
     IdempotencyConflictError,
     InvalidArgumentError,
+    LimitNotFoundError,
     OperationCancelledError,
     OperationNotFoundError,
     QuotaFrozenError,
@@ -82,6 +90,10 @@ T = TypeVar("T")
 MAY_PASS = (QuotaFrozenError, AccountClosedError)
 
 
+#: How often one command has periods renewed: once for each of its quotas, and some more.
+RENEWALS_MAX = 64
+
+
 def never() -> bool:
     """Return no."""
     return False
@@ -92,7 +104,9 @@ def settled(command: Command[T]) -> Flow[T]:
     Run a command until it has an answer: hydrate what Redis lacks, catch up with what is due.
 
     A quota that nobody knows answers by itself and is not made, unless the command makes one.
+    Periods of limits that are over are renewed.
     """
+    renewals_left = RENEWALS_MAX
     while True:
         try:
             result: T = yield command
@@ -108,6 +122,11 @@ def settled(command: Command[T]) -> Flow[T]:
             yield from caught_up(command.quota)
             for quota in command.others:
                 yield from caught_up(quota)
+        except PeriodsOverError as error:
+            if not renewals_left:
+                raise EngineFault(str(error)) from error
+            renewals_left -= 1
+            command = yield from renewed(command, error)
         else:
             return result
 
@@ -138,6 +157,23 @@ def set_account(policy: AccountPolicy, *, seen: str = "") -> SetAccount:
         restricts=policy.is_restricting,
         seen=seen,
     )
+
+
+def renewed(command: Command[T], over: PeriodsOverError) -> Flow[Command[T]]:
+    """
+    Have limits know the periods of now; return the command that is to be tried again.
+
+    A limit that is to be set is told around the instant that the server told.
+    """
+    if isinstance(command, SetLimit):
+        again: Any = replace(command, at_ms=over.at_ms)
+        return cast("Command[T]", again)
+    for renewal in renewals(over.quota, over.limits, over.at_ms):
+        try:
+            yield renewal
+        except (QuotaNotLoadedError, CatchUpError, LimitNotFoundError):
+            break  # the command itself will meet what is wrong, or it is gone
+    return command
 
 
 def admits(command: PlaceHold) -> Flow[bool]:

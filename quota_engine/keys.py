@@ -15,7 +15,7 @@ key                             type    holds
                                         ``@persisted``, ``@cursor``; ``<account>|`` -> its policy,
                                         and ``@accounts`` where one of them may restrict
 ``{qe:07}:due``                 zset    quotas by ``next_change_at``
-``{qe:07}:quota:<quota>``       hash    version, chain, sums, limits, ``head``, ``g:<grant>`` ...
+``{qe:07}:quota:<quota>``       hash    version, chain, sums, ``head``, ``g:<grant>``, limits ...
 ``{qe:07}:holds:<quota>``       hash    open holds: hold id -> amount, allocations, expiry
 ``{qe:07}:changes:<quota>``     zset    what will begin or end: grants and holds by their instant
 ``{qe:07}:ops0:<quota>``        hash    operation id -> fingerprint and first answer, even periods

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from quota_engine import events
+from quota_engine import counting, events
 from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.chain import (
     CAPTURED,
@@ -40,6 +40,7 @@ def misfit(log: QuotaLog, entry: Entry, text: str, chain: str) -> Misfit | None:
 
 def apply(log: QuotaLog, entry: Entry, chain: str) -> None:
     """Move ``log`` over ``entry``, which must fit."""
+    counting.count(log, entry)
     _RULES[entry.kind][1](log, entry)
     log.advance(entry, chain)
 
@@ -130,9 +131,10 @@ def _check_placed(log: QuotaLog, entry: Entry) -> Misfit | None:
     hold = log.holds.get(entry.subject)
     if hold is not None and hold.state == OPEN:
         return Misfit(Cause.HOLD, f"hold {entry.subject} is open already")
-    if entry.delta != 0 or entry.held_delta != entry.amount:
+    held = 0 if entry.is_counted else entry.amount
+    if entry.delta != 0 or entry.held_delta != held:
         return Misfit(Cause.HOLD, f"a hold of {entry.amount} holds {entry.held_delta}")
-    return None
+    return counting.misfit(log, entry) if entry.is_counted else None
 
 
 def _place(log: QuotaLog, entry: Entry) -> None:
@@ -143,6 +145,8 @@ def _place(log: QuotaLog, entry: Entry) -> None:
         allocations=_reserved(entry),
         expires_at_ms=int(entry.terms),
         placed_version=entry.version,
+        counts_at_ms=counting.counts_at(log),
+        is_counted=entry.is_counted,
     )
 
 
@@ -156,7 +160,9 @@ def _check_extended(log: QuotaLog, entry: Entry) -> Misfit | None:
     hold = log.holds.get(entry.subject)
     if hold is None or hold.state != OPEN:
         return Misfit(Cause.HOLD, f"hold {entry.subject} is not open")
-    if entry.delta != 0 or entry.held_delta < 0 or hold.amount + entry.held_delta != entry.amount:
+    growth = entry.amount - hold.amount
+    held = 0 if hold.is_counted else growth
+    if entry.delta != 0 or growth < 0 or entry.held_delta != held:
         return Misfit(
             Cause.HOLD, f"hold {entry.subject} grows from {hold.amount} to {entry.amount}"
         )
@@ -166,22 +172,34 @@ def _check_extended(log: QuotaLog, entry: Entry) -> Misfit | None:
 def _extend(log: QuotaLog, entry: Entry) -> None:
     hold = log.holds[entry.subject]
     hold.amount, hold.expires_at_ms = entry.amount, int(entry.terms)
+    if log.limits:
+        hold.counts_at_ms = counting.counts_at(log)
     hold.allocations.extend(_reserved(entry))
 
 
-def _check_captured(log: QuotaLog, entry: Entry) -> Misfit | None:
+def _check_charged(log: QuotaLog, entry: Entry) -> Misfit | None:
+    if entry.is_counted:
+        return counting.misfit(log, entry)
     if entry.delta != entry.shortfall - entry.amount:
         return Misfit(Cause.BALANCE, f"{-entry.delta} was collected of {entry.amount}")
+    return None
+
+
+def _check_captured(log: QuotaLog, entry: Entry) -> Misfit | None:
     flags = entry.flags.split()
-    if "late" in flags:
-        return _unless_zero(entry)
+    if (misfit := _check_charged(log, entry)) is not None or "late" in flags:
+        return misfit or _unless_zero(entry)
     hold = log.holds.get(entry.subject)
     if hold is None or hold.state != OPEN:
         return Misfit(Cause.HOLD, f"hold {entry.subject} is not open")
-    closed = min(entry.amount, hold.amount) if "part" in flags else hold.amount
-    if -entry.held_delta != closed:
+    closed = 0 if hold.is_counted else _given_up(hold, entry)
+    if -entry.held_delta != closed or entry.is_counted > hold.is_counted:
         return Misfit(Cause.HOLD, f"hold {entry.subject} gives up {closed}")
     return None
+
+
+def _given_up(hold: Hold, entry: Entry) -> int:
+    return min(entry.amount, hold.amount) if "part" in entry.flags.split() else hold.amount
 
 
 def _capture(log: QuotaLog, entry: Entry) -> None:
@@ -192,7 +210,7 @@ def _capture(log: QuotaLog, entry: Entry) -> None:
         _close(CAPTURED)(log, entry)
         return
     hold = log.holds[entry.subject]
-    hold.amount += entry.held_delta
+    hold.amount -= _given_up(hold, entry)
     used = {move.grant_id: -move.reserved for move in entry.movements}
     hold.allocations = _without(hold.allocations, used)
 
@@ -214,7 +232,7 @@ def _check_closed(log: QuotaLog, entry: Entry) -> Misfit | None:
     hold = log.holds.get(entry.subject)
     if hold is None or hold.state != OPEN:
         return Misfit(Cause.HOLD, f"hold {entry.subject} is not open")
-    if entry.delta != 0 or -entry.held_delta != hold.amount or entry.amount != hold.amount:
+    if entry.delta != 0 or -entry.held_delta != hold.held or entry.amount != hold.amount:
         return Misfit(Cause.HOLD, f"hold {entry.subject} gives up {hold.amount}")
     return None
 
@@ -227,10 +245,8 @@ def _close(state: str) -> Change:
     return close
 
 
-def _check_debited(_: QuotaLog, entry: Entry) -> Misfit | None:
-    if entry.delta != entry.shortfall - entry.amount:
-        return Misfit(Cause.BALANCE, f"{-entry.delta} was collected of {entry.amount}")
-    return _unless_zero(entry)
+def _check_debited(log: QuotaLog, entry: Entry) -> Misfit | None:
+    return _check_charged(log, entry) or _unless_zero(entry)
 
 
 def _check_refunded(log: QuotaLog, entry: Entry) -> Misfit | None:
@@ -361,6 +377,7 @@ _RULES: dict[str, tuple[Rule, Change]] = {
     events.QUOTA_TRANSFERRED_OUT: (_check_sent, _nothing_more),
     events.QUOTA_TRANSFERRED_IN: (_check_arrived, _arrive),
     events.OVERDRAFT_LIMIT_SET: (_check_limit, _set_limit),
+    events.LIMIT_SET: (counting.check_limits, counting.set_limits),
     events.USAGE_RECORDED: (_check_recorded, _nothing_more),
     events.QUOTA_REPAIRED: (_check_repaired, _nothing_more),
     events.OPERATION_CANCELLED: (_check_cancelled, _nothing_more),

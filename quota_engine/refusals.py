@@ -27,6 +27,7 @@ from quota_engine.reporting import (
 DIMENSIONS = ("day", "month", "account", "team", "provider", "model", "quota_type")
 #: Why a call is not admitted. Other errors are a caller's mistakes, and no refusals.
 REASONS: Mapping[type[errors.QuotaError], str] = {
+    errors.LimitExceededError: "limited",
     errors.QuotaInsufficientError: "insufficient",
     errors.AccountSuspendedError: "suspended",
     errors.AccountClosedError: "closed",

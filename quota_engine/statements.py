@@ -49,6 +49,8 @@ class Lines(Protocol):
     def shortfall(self) -> int: ...
     @property
     def terms(self) -> str: ...
+    @property
+    def flags(self) -> str: ...
 
 
 def _amount(lines: Lines) -> int:
@@ -56,7 +58,7 @@ def _amount(lines: Lines) -> int:
 
 
 def _collected(lines: Lines) -> int:
-    return lines.amount - lines.shortfall
+    return 0 if events.COUNTED in lines.flags else lines.amount - lines.shortfall
 
 
 def _returned(lines: Lines) -> int:
@@ -97,6 +99,7 @@ COLUMNS: Mapping[str, Belongs] = {
     events.QUOTA_TRANSFERRED_OUT: Belongs(Column.TRANSFERRED_OUT, _amount),
     events.QUOTA_TRANSFERRED_IN: Belongs(Column.TRANSFERRED_IN, _amount),
     events.OVERDRAFT_LIMIT_SET: Belongs(None, _nothing),
+    events.LIMIT_SET: Belongs(None, _nothing),
     events.USAGE_RECORDED: Belongs(None, _nothing),
     events.QUOTA_REPAIRED: Belongs(None, _nothing),
     events.OPERATION_CANCELLED: Belongs(None, _nothing),

@@ -14,6 +14,7 @@ from typing import Any
 from quota_engine import events
 from quota_engine.events import GENESIS, NEVER_MS, Entry, Event, EventId, Movement, next_chain
 from quota_engine.keys import QuotaName
+from quota_engine.limits import CALLS, SLIDING, Limit, limits_text
 
 AT_MS = 1_700_000_000_000
 
@@ -308,6 +309,10 @@ class LogWriter:
         terms = events.UNLIMITED if limit is None else str(limit)
         return self.write(events.OVERDRAFT_LIMIT_SET, operation_id=operation_id, terms=terms)
 
+    def set_limits(self, operation_id: str, *limits: Limit) -> Written:
+        terms = limits_text(limits)
+        return self.write(events.LIMIT_SET, operation_id=operation_id, terms=terms)
+
     def record_usage(self, operation_id: str, details: str) -> Written:
         return self.write(events.USAGE_RECORDED, operation_id=operation_id, details=details)
 
@@ -368,5 +373,7 @@ def whole_life(name: QuotaName) -> tuple[LogWriter, list[Written]]:
         log.refund("r1", "d3", {"g4": 3}, forfeited=1),
         log.transfer_out("t1", 6),
         log.transfer_in("t2:in", 4, 5),
+        log.set_limits("limit-3", Limit(of=CALLS, per="hour", window=SLIDING, amount=9)),
+        log.debit("d4", 1),
     ]
     return log, written

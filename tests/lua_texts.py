@@ -15,11 +15,12 @@ from importlib.resources import files
 from typing import Any, TypeAlias
 
 from quota_engine import commands
-from quota_engine.commands import Command, GrantTerms, RefundPart, Snapshot, Transfer
+from quota_engine.commands import Action, Command, GrantTerms, RefundPart, Snapshot, Transfer
 from quota_engine.commands.reconcile import Snapshotted
 from quota_engine.drift import Seen
 from quota_engine.events import EventId
 from quota_engine.keys import QuotaName
+from quota_engine.limits import Limit
 from quota_engine.scripts import COMMENT, INCLUDE, load_scripts
 
 #: ("error", code) or ("command", name of a Redis command), in the order of the text.
@@ -31,7 +32,19 @@ WRITES = frozenset(
     | {"ZADD", "ZREM", "PEXPIRE", "PEXPIREAT", "EXPIRE", "RENAME", "XSETID"}
 )
 READS = frozenset(
-    {"HMGET", "HGET", "HGETALL", "HLEN", "EXISTS", "TIME", "TYPE", "XINFO", "XLEN", "XRANGE"}
+    {
+        "HMGET",
+        "HGET",
+        "HGETALL",
+        "HKEYS",
+        "HLEN",
+        "EXISTS",
+        "TIME",
+        "TYPE",
+        "XINFO",
+        "XLEN",
+        "XRANGE",
+    }
     | {"ZRANGE", "ZRANGEBYSCORE", "ZCARD", "ZSCORE"}
 )
 _FUNCTION = re.compile(
@@ -151,6 +164,8 @@ _SAMPLES: dict[Any, object] = {
         target=QuotaName("user:43", "text_token"),
         amount=1,
     ),
+    Action: Action.SET,
+    Limit: Limit(of="calls", per="minute", window="sliding", amount=1),
     GrantTerms: GrantTerms(amount=1, source="purchase"),
     EventId: EventId(1, 1),
     Snapshot: Snapshot(quota=QuotaName("user:42", "text_token"), epoch=1),

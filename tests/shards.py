@@ -7,16 +7,26 @@ whatever writes nothing by its row is seen to write nothing.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from typing import Any
 
 import redis
 
-from quota_engine.commands import Command, Context, GrantState, HoldState, Operation, Snapshot
+from quota_engine.commands import (
+    Command,
+    Context,
+    GrantState,
+    HoldState,
+    Operation,
+    Snapshot,
+    WindowCount,
+)
 from quota_engine.commands.loading import changes_of, hold_record, quota_fields
 from quota_engine.events import Entry, movements_text, next_chain, parse_entry
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.limits import HOLDS, limits_text
 from quota_engine.quotas import Quota
 from quota_engine.scripts import ScriptSpec, load_scripts
 
@@ -27,11 +37,11 @@ HORIZON_MS = 900_000
 
 #: Rows after which something was written. All others leave every key as it was.
 WRITING_ROWS = frozenset(
-    {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED"}
+    {"PLACED", "EXTENDED", "CAPTURED", "RELEASED", "DEBITED", "ISSUED", "VOIDED", "LIMITED", "SET"}
     | {"RECORDED", "REFUNDED", "CAUGHT_UP", "LOADED", "UNLOADED", "MARKED", "TRIMMED", "DROPPED"}
     | {"NOTED", "CANCELLED", "SENT", "ARRIVED", "TRANSFERRED", "SET"}
 )
-READ_ONLY = frozenset({"read_balance", "snapshot_quota", "read_accounts"})
+READ_ONLY = frozenset({"read_balance", "read_limits", "snapshot_quota", "read_accounts"})
 
 #: How often each row of each script's header was met by this process.
 rows_met: Counter[tuple[str, str]] = Counter()
@@ -91,8 +101,7 @@ class Shard:
         reply = self.evalsha(command.script, keys, argv)
         if isinstance(reply, redis.ResponseError):
             return [code_of(reply)]
-        if reply[0] == "DENIED" and len(reply) == 4:  # one quota: what it could have admitted
-            assert reply[1] == str(command.quota)
+        if reply[0] == "DENIED" and reply[1:-2] == [str(command.quota)]:  # it alone gates
             assert int(reply[2]) > int(reply[3]) >= 0
             return [reply[0], reply[3]]
         return reply
@@ -159,6 +168,11 @@ def snapshot_of(
         chain=quota.chain,
         debt=quota.debt,
         overdraft_limit=quota.overdraft_limit,
+        limits=limits_text(quota.limits),
+        last_count_ms=quota.last_count_ms,
+        counts=tuple(
+            WindowCount(*place, counted) for place, counted in quota.kept_counts().items()
+        ),
         frozen=quota.frozen,
         is_granted=quota.is_granted,
         grants=tuple(
@@ -175,7 +189,14 @@ def snapshot_of(
             for grant in quota.grants.values()
         ),
         holds=tuple(
-            HoldState(hold.hold_id, hold.amount, hold.expires_at_ms, tuple(hold.parts))
+            HoldState(
+                hold.hold_id,
+                hold.amount,
+                hold.expires_at_ms,
+                tuple(hold.parts),
+                hold.counts_at_ms,
+                hold.is_counted,
+            )
             for hold in quota.holds.values()
         ),
         operations=tuple(operation_of(quota.operations[name]) for name in known),
@@ -207,7 +228,11 @@ def check_state(shard: Shard, quota: Quota) -> None:
     expected = quota_fields(snapshot)
     next_change_at, soonest = int(stored["next_change_at"]), int(expected["next_change_at"])
     assert next_change_at <= soonest, "nothing changes before next_change_at"
-    assert stored == {**expected, "next_change_at": stored["next_change_at"]}
+    check_windows(stored, quota)
+    assert _beside_windows(stored) == {
+        **_beside_windows(expected),
+        "next_change_at": stored["next_change_at"],
+    }
     assert shard.hash_of(keys.holds(name)) == {
         hold.hold_id: hold_record(hold) for hold in snapshot.holds
     }
@@ -219,6 +244,33 @@ def check_state(shard: Shard, quota: Quota) -> None:
     assert due == (None if next_change_at == 2**53 - 1 else next_change_at)
     remembered = shard.hash_of(keys.ops0(name)) | shard.hash_of(keys.ops1(name))
     assert remembered == {name: answer_of(entry) for name, entry in quota.operations.items()}
+
+
+def _beside_windows(fields: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if name == "w:at" or name[:2] != "w:"}
+
+
+def check_windows(stored: dict[str, str], quota: Quota) -> None:
+    """Compare what Redis keeps of a quota's limits with what the model has counted."""
+    names = {name.rpartition(":")[0] for name in stored if re.match(r"w:\w+:\w+:\w+:\d+$", name)}
+    assert names <= {f"w:{limit.key}" for limit in quota.limits if limit.is_sliding}
+    for limit in quota.limits:
+        head = [int(word) for word in stored.get(f"w:{limit.key}", "").split()]
+        if limit.of == HOLDS or not head:
+            assert not head
+            assert limit.of == HOLDS or quota.used(limit, quota.last_count_ms) == 0
+            continue
+        steps = {head[1]: head[2]} | {
+            int(name.rpartition(":")[2]): int(value)
+            for name, value in stored.items()
+            if name.startswith(f"w:{limit.key}:")
+        }
+        if limit.is_sliding:
+            assert sum(steps.values()) == head[4]
+            assert head[3] <= min(steps)
+        floor = limit.floor_of(quota.last_count_ms)
+        counted = sum(units for place, units in steps.items() if place >= floor)
+        assert counted == quota.used(limit, quota.last_count_ms), (limit, stored)
 
 
 def answer_of(entry: Entry) -> str:

@@ -10,15 +10,15 @@ CALLS = (
     Mutant(
         "the accounts above are not asked",
         "lua/lib/shares.lua",
-        'if is_own or other.granted == "1" or other.limit ~= "0" then',
+        'if is_own or gates(other) or other.limits ~= "" then',
         "if is_own then",
         (SHARES + "::test_what_the_team_lacks_refuses_the_user_and_leaves_no_trace",),
     ),
     Mutant(
         "only the first quota of a call is checked",
         "lua/lib/quotas.lua",
-        "    if state.asked > 0 and state.asked > quotas.spendable(state) then",
-        "    if state == states[1] and state.asked > quotas.spendable(state) then",
+        "not state.is_counted and state.asked > quotas.spendable(state) then",
+        "state == states[1] and state.asked > quotas.spendable(state) then",
         (SHARES + "::test_what_the_team_lacks_refuses_the_user_and_leaves_no_trace",),
     ),
     Mutant(

@@ -17,10 +17,11 @@ function due.a(state, hold_id, at)
   end
   local amount = hold.amount
   settlement.lose_ended(state, hold, 0, at)
-  settlement.close(state, hold)
+  settlement.close(state, hold, 0)
   local operation_id = hold_id .. ":expire"
   operations.remember(state, operation_id, entries.add(state, "hold.expired", {
     at = at, operation_id = operation_id, amount = amount, subject = hold_id,
+    flags = hold.is_counted and "counted" or "",
   }))
 end
 

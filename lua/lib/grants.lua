@@ -41,6 +41,19 @@ function grants.get(state, grant_id)
   return grant or nil
 end
 
+-- Whether a quota may have so many grants more, of `most`. Its other fields are told apart only where it
+-- has so many of all that it matters.
+function grants.fit(state, more, most)
+  if redis.call("HLEN", state.keys.quota) + more <= most then
+    return true
+  end
+  local count = 0
+  for _, field in ipairs(redis.call("HKEYS", state.keys.quota)) do
+    count = count + (string.sub(field, 1, 2) == "g:" and 1 or 0)
+  end
+  return count + more <= most
+end
+
 -- Whether nothing is left of a grant: then it is gone, for the rest of the script too.
 function grants.is_used_up(grant)
   return grant.state ~= "p" and grant.remaining == 0 and grant.reserved == 0

@@ -2,7 +2,9 @@
 holds: the open holds of one quota.
 
 A field of the holds hash: `amount covered expires_at [grant_id units]...`, allocations in the order
-they were taken. What only the overdraft limit admitted is uncovered: amount - covered.
+they were taken. What only the overdraft limit admitted is uncovered: amount - covered. Of a quota with
+limits the third word is `expires_at@counts_at`: where its units count in them (lib/windows); with a `c` at
+the end the hold is only counted, and no part of what the quota holds.
 ]]
 --- @include "lib/amounts"
 local holds = {}
@@ -29,6 +31,10 @@ function holds.parse(hold_id, record)
     expires_at = tonumber(words[3]),
     allocations = {},
   }
+  if not hold.expires_at then
+    local expires_at, counts_at, counted = string.match(words[3], "^(%d+)@(%d+)(c?)$")
+    hold.expires_at, hold.counts_at, hold.is_counted = tonumber(expires_at), tonumber(counts_at), counted == "c"
+  end
   for place = 4, #words, 2 do
     hold.allocations[place - 3] = words[place]
     hold.allocations[place - 2] = tonumber(words[place + 1])
@@ -38,6 +44,9 @@ end
 
 function holds.record(hold)
   local words = { amounts.text(hold.amount), amounts.text(hold.covered), amounts.text(hold.expires_at) }
+  if hold.counts_at then
+    words[3] = words[3] .. "@" .. amounts.text(hold.counts_at) .. (hold.is_counted and "c" or "")
+  end
   for place = 1, #hold.allocations, 2 do
     words[#words + 1] = hold.allocations[place]
     words[#words + 1] = amounts.text(hold.allocations[place + 1])

@@ -9,12 +9,13 @@ a newer epoch's marker in it, nothing has been written yet).
 Fields of the quota's hash: version, chain, remaining (sum over live grants), covered (sum over open
 holds), held, debt, pending (sum over grants not yet started), overdraft (a number or "unlimited"),
 frozen (the reason), next_change_at (no change comes before it), head, granted (1: it has had a grant),
-g:<grant_id>.
+g:<grant_id>, limits and w:… (lib/windows).
 
 A call may act on several quotas of a shard, all or nothing: see lib/shares.
 ]]
 --- @include "lib/amounts"
 --- @include "lib/grants"
+--- @include "lib/limits"
 --- @include "lib/operations"
 --- @lazy "lib/due"
 --- @lazy "lib/shares"
@@ -28,7 +29,7 @@ local MORE, NOTHING = { "more", "1" }, {}
 -- was issued of it, false if none was in this epoch.
 local function read(keys, epoch, name, issued, server_now, now, horizon_ms)
   local stored = redis.call("HMGET", keys.quota, "version", "chain", "remaining", "covered", "held", "debt",
-    "pending", "overdraft", "frozen", "next_change_at", "head", "granted")
+    "pending", "overdraft", "frozen", "next_change_at", "head", "granted", "limits")
   if not stored[1] or (issued and issued ~= stored[1]) then
     return nil, redis.error_reply("QUOTA_NOT_LOADED " .. name)
   end
@@ -41,7 +42,8 @@ local function read(keys, epoch, name, issued, server_now, now, horizon_ms)
     keys = keys, epoch = epoch, name = name, server_now = server_now, horizon = horizon_ms, now = now,
     version = stored[1] + 0, chain = stored[2], remaining = remaining, covered = covered,
     held = held, debt = debt, pending = stored[7], limit = stored[8], frozen = stored[9],
-    next_change_at = stored[10], head = stored[11], granted = stored[12] or "1", stored = stored,
+    next_change_at = stored[10], head = stored[11], granted = stored[12] or "1", limits = stored[13] or "",
+    stored = stored,
     logged_balance = remaining + covered - debt, logged_held = held,
     grants = {}, touched = {}, entries = {}, answers = {},
     holds = {}, holds_changed = {}, changes = {},
@@ -186,8 +188,12 @@ function quotas.bring_up_all(states, limit)
   return nil
 end
 
--- Charge for what has been used already: pay what can be paid, never refuse. Returns the shortfall.
+-- Charge for what has been used already: pay what can be paid, never refuse. Returns the shortfall. A quota
+-- that is only counted pays nothing.
 function quotas.charge(state, amount)
+  if state.is_counted then
+    return 0
+  end
   local collectable = math.min(amount, math.max(quotas.spendable(state), 0))
   local paid = grants.take(state, math.min(collectable, state.remaining), false)
   state.debt = state.debt + collectable - paid
@@ -251,6 +257,22 @@ local function look(state)
   end
 end
 
+-- Add what limits have let through to the fields to be written; take away what is forgotten.
+local function put_limits(state, fields)
+  local counted, gone = limits.library().changes(state)
+  for place = 1, #counted do
+    fields[#fields + 1] = counted[place]
+  end
+  if state.limits == "" and state.stored[13] then
+    gone[#gone + 1] = "limits"
+  elseif state.limits ~= (state.stored[13] or "") then
+    fields[#fields + 1], fields[#fields + 2] = "limits", state.limits
+  end
+  if #gone > 0 then
+    redis.call("HDEL", state.keys.quota, unpack(gone))
+  end
+end
+
 -- Append the entries of a state. Returns nil, or the error of an append that the outbox refused. Of what
 -- one call does to several quotas, all entries but the very last say that more follows, so that the
 -- ledger gets all of them or none; `followers` is how many come after this state's, nil for one quota.
@@ -287,6 +309,9 @@ local function save(state)
   end
   if state.granted ~= stored[12] then
     fields[#fields + 1], fields[#fields + 2] = "granted", state.granted
+  end
+  if state.windows then
+    put_limits(state, fields)
   end
   put_grants(state, fields)
   redis.call("HSET", state.keys.quota, unpack(fields))
@@ -341,7 +366,7 @@ end
 -- The reply that refuses, if less is spendable in one of them than is asked of it, or nil.
 function quotas.denied(states)
   for _, state in ipairs(states) do
-    if state.asked > 0 and state.asked > quotas.spendable(state) then
+    if state.asked > 0 and not state.is_counted and state.asked > quotas.spendable(state) then
       return load_shares().denial(states, quotas.spendable)
     end
   end

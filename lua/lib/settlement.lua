@@ -5,6 +5,7 @@ settlement: what becomes of a hold's covered part: used, lost with its grant, or
 --- @include "lib/entries"
 --- @include "lib/grants"
 --- @include "lib/burn_down"
+--- @include "lib/limits"
 local settlement = {}
 
 -- Use up to `amount` of the covered part for good, first taken first.
@@ -74,15 +75,25 @@ function settlement.lose_ended(state, hold, spare, at)
   end
 end
 
--- Forget a hold. What is still covered flows back to its grants, last taken first.
-function settlement.close(state, hold)
+-- Let so many units more than were held, or less, count where a hold counts.
+function settlement.correct(state, hold, units)
+  local counts = limits.of(state)
+  if counts then
+    counts.correct(state, hold.counts_at, units)
+  end
+end
+
+-- Forget a hold of which `used` units were used. What is still covered flows back to its grants, last
+-- taken first.
+function settlement.close(state, hold, used)
   local allocations = hold.allocations
   for place = #allocations - 1, 1, -2 do
     local grant, units = grants.get(state, allocations[place]), allocations[place + 1]
     state.covered = state.covered - units
     burn_down.give(state, grant, units, units)
   end
-  state.held = state.held - hold.amount
+  state.held = state.held - (hold.is_counted and 0 or hold.amount)
+  settlement.correct(state, hold, used - hold.amount)
   state.holds[hold.id] = false
   state.holds_changed[hold.id] = false
   state.changes["a:" .. hold.id] = amounts.MAX

@@ -5,8 +5,10 @@ A script is told of the quotas beside its first one by a text of lines: JSON kep
 then for each quota `amount suffix name`. In another account's quota the call's id is followed by the
 suffix, because two accounts below one may use the same id; in its own account's it is not ("-").
 
-Another account's quota that never had a grant and has no overdraft limit does not limit: it is left
-out, and gets no entry.
+A quota gates once it was granted something or has an overdraft limit. Another account's that does not
+gate and has no limits is left out, and gets no entry. One that has limits is counted: its entries carry
+what the call uses and move nothing, and only its limits refuse. So is the caller's own, where another
+account's of its type gates.
 ]]
 --- @include "lib/amounts"
 --- @include "lib/operations"
@@ -22,9 +24,33 @@ local function keys_at(state, keys, base)
   }
 end
 
+local function gates(state)
+  return state.granted == "1" or state.limit ~= "0"
+end
+
+local function type_of(state)
+  return string.match(state.name, "|([^|]*)$")
+end
+
+-- Say of the caller's own quotas that they are counted where another account's of their type gates.
+local function count_own(states)
+  local gated = {}
+  for _, state in ipairs(states) do
+    if not state.is_own and gates(state) then
+      gated[type_of(state)] = true
+    end
+  end
+  for _, state in ipairs(states) do
+    if state.is_own and state.limits ~= "" and not gates(state) then
+      state.is_counted = gated[type_of(state)]
+    end
+  end
+end
+
 -- Open the quotas that `others` tells of. Returns the list of all states, or nil and the error.
 function shares.open(state, others, keys, open_beside)
   local states, details, base = { state }, nil, 0
+  state.is_own = true
   for line in string.gmatch(others, "([^\n]*)\n") do
     if not details then
       details = line
@@ -35,13 +61,15 @@ function shares.open(state, others, keys, open_beside)
         return nil, refused
       end
       local is_own = suffix == "-"
-      if is_own or other.granted == "1" or other.limit ~= "0" then
+      if is_own or gates(other) or other.limits ~= "" then
+        other.is_own, other.is_counted = is_own, not is_own and not gates(other)
         other.asked, other.suffix, other.details = amount + 0, is_own and "" or suffix, details
         states[#states + 1] = other
       end
       base = base + KEYS_EACH
     end
   end
+  count_own(states)
   return states
 end
 
@@ -84,13 +112,15 @@ function shares.recall(states, base, tail, fingerprint)
   return nil
 end
 
--- The refusal of a call: of each quota its name, what is asked of it and what it could have admitted.
+-- The refusal of a call: of each quota that gates its name, what is asked of it and what it could have admitted.
 function shares.denial(states, spendable)
   local reply = { "DENIED" }
   for _, state in ipairs(states) do
-    local count, kept = #reply, state.kept or 0
-    reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
-    reply[count + 3] = amounts.text(kept + math.max(spendable(state), 0))
+    if not state.is_counted then
+      local count, kept = #reply, state.kept or 0
+      reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
+      reply[count + 3] = amounts.text(kept + math.max(spendable(state), 0))
+    end
   end
   return reply
 end

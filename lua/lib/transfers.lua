@@ -13,8 +13,6 @@ other and have the same terms are one part. So nothing lives longer for being mo
 local transfers = {}
 
 local PART_TERMS = "^(%-?%d+) %d+ (%d+) %d+$"
--- version, chain, sums, limits, head, granted: what a quota's hash holds beside its grants.
-local FIXED_FIELDS = 12
 
 -- What may leave: what grants have left over, never what an overdraft limit would admit.
 function transfers.transferable(state)
@@ -65,7 +63,7 @@ function transfers.refuse(state, arrival_id, amount, parts, grants_max)
       return redis.error_reply("GRANT_EXISTS " .. known.id)
     end
   end
-  if redis.call("HLEN", state.keys.quota) + #parts / 3 > grants_max + FIXED_FIELDS then
+  if not grants.fit(state, #parts / 3, grants_max) then
     return redis.error_reply("TOO_MANY_GRANTS the quota may have " .. amounts.text(grants_max))
   elseif state.remaining + state.covered + state.pending + amount > amounts.MAX then
     return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")

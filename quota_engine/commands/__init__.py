@@ -19,6 +19,14 @@ from quota_engine.commands.holds import (
     ReleasedHold,
     ReleaseHold,
 )
+from quota_engine.commands.limits import (
+    Action,
+    LimitsRead,
+    LimitStanding,
+    ReadLimits,
+    SetLimit,
+    SetLimits,
+)
 from quota_engine.commands.loading import FreezeQuota, HydrateQuota, UnloadQuota
 from quota_engine.commands.operations import (
     CancelledOperation,
@@ -48,7 +56,13 @@ from quota_engine.commands.refunds import (
 )
 from quota_engine.commands.repairs import RecordedRepair, RecordRepair
 from quota_engine.commands.shares import ScopeChange, Share, SharedCommand
-from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+from quota_engine.commands.snapshots import (
+    GrantState,
+    HoldState,
+    Operation,
+    Snapshot,
+    WindowCount,
+)
 from quota_engine.commands.steps import (
     AwaitDrain,
     FindCharge,
@@ -80,6 +94,7 @@ from quota_engine.commands.transfers import (
 from quota_engine.commands.usage import RecordedUsage, RecordUsage
 
 __all__ = [
+    "Action",
     "Allocation",
     "AwaitDrain",
     "Balance",
@@ -112,6 +127,8 @@ __all__ = [
     "IntentFate",
     "IssueGrant",
     "IssuedGrant",
+    "LimitStanding",
+    "LimitsRead",
     "NotRemembered",
     "NotePolicy",
     "Operation",
@@ -122,6 +139,7 @@ __all__ = [
     "PlacedHold",
     "ReadAccounts",
     "ReadBalance",
+    "ReadLimits",
     "ReadPolicy",
     "ReadSnapshot",
     "RecordIntent",
@@ -140,6 +158,8 @@ __all__ = [
     "ScopeChange",
     "Sent",
     "SetAccount",
+    "SetLimit",
+    "SetLimits",
     "SetOverdraftLimit",
     "Share",
     "SharedCommand",
@@ -154,6 +174,7 @@ __all__ = [
     "UnloadQuota",
     "VoidGrant",
     "VoidedGrant",
+    "WindowCount",
     "WithdrawIntent",
     "WithdrawRefund",
 ]

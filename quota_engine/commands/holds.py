@@ -10,7 +10,7 @@ from typing import ClassVar
 from quota_engine.commands.arguments import fingerprint, writing_argv
 from quota_engine.commands.base import Argument, Context, Reply
 from quota_engine.commands.quotas import Allocation, allocations_of
-from quota_engine.commands.replies import barred, denial, error_from
+from quota_engine.commands.replies import barred, denial, error_from, exceeding
 from quota_engine.commands.shares import (
     ScopeChange,
     Share,
@@ -164,6 +164,8 @@ class PlaceHold(SharedCommand[PlacedHold]):
                 raise denial(told)
             case ["BARRED", *told]:
                 raise barred(told)
+            case ["EXCEEDED", *told]:
+                raise exceeding(told)
         raise EngineFault(f"place_hold answered {reply!r}")
 
     def unknown(self) -> PlacedHold:
@@ -215,6 +217,8 @@ class ExtendHold(SharedCommand[ExtendedHold]):
                 raise denial(told)
             case ["BARRED", *told]:
                 raise barred(told)
+            case ["EXCEEDED", *told]:
+                raise exceeding(told)
         raise EngineFault(f"extend_hold answered {reply!r}")
 
     def unknown(self) -> ExtendedHold:

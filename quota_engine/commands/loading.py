@@ -14,6 +14,7 @@ from quota_engine.errors import EngineFault
 from quota_engine.events import UNLIMITED, movements_text
 from quota_engine.instants import NEVER_MS
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.limits import HOLDS, parse_limits
 
 LOADED = "loaded"
 PRESENT = "present"
@@ -164,7 +165,7 @@ def quota_fields(snapshot: Snapshot) -> dict[str, str]:
         "chain": snapshot.chain,
         "remaining": str(sum(grant.remaining for grant in listed)),
         "covered": str(covered),
-        "held": str(sum(hold.amount for hold in snapshot.holds)),
+        "held": str(sum(hold.held for hold in snapshot.holds)),
         "debt": str(snapshot.debt),
         "pending": str(pending),
         "overdraft": UNLIMITED if limit is None else str(limit),
@@ -173,8 +174,39 @@ def quota_fields(snapshot: Snapshot) -> dict[str, str]:
         "head": listed[0].grant_id if listed else "",
         "granted": str(int(snapshot.is_granted)),
     }
+    fields |= limit_fields(snapshot)
     for grant in snapshot.grants:
         fields[f"g:{grant.grant_id}"] = grant_record(grant, following.get(grant.grant_id, ""))
+    return fields
+
+
+def limit_fields(snapshot: Snapshot) -> dict[str, str]:
+    """
+    Return the fields of a quota's limits, as ``lua/lib/windows.lua`` names them.
+
+    Windows that the ledger does not keep start anew: what counted before is not known.
+    """
+    fields = {"w:at": str(snapshot.last_count_ms)} if snapshot.last_count_ms else {}
+    if snapshot.limits:
+        fields["limits"] = snapshot.limits
+    for limit in parse_limits(snapshot.limits):
+        if limit.of == HOLDS:
+            continue
+        from_ms = limit.since_ms if limit.is_kept else snapshot.last_count_ms
+        floor = limit.floor_of(snapshot.last_count_ms)
+        counts = {
+            one.starts_at_ms: one.counted
+            for one in snapshot.counts
+            if (one.key, one.since_ms) == (limit.key, limit.since_ms)
+            and one.starts_at_ms >= floor
+            and one.counted
+        }
+        newest = max(counts, default=0)
+        head = [from_ms, newest, counts.pop(newest, 0)]
+        if limit.is_sliding:
+            head += [min(counts, default=newest), head[2] + sum(counts.values())]
+            fields |= {f"w:{limit.key}:{start}": str(units) for start, units in counts.items()}
+        fields[f"w:{limit.key}"] = " ".join(map(str, head))
     return fields
 
 
@@ -197,7 +229,10 @@ def grant_record(grant: GrantState, following: str) -> str:
 def hold_record(hold: HoldState) -> str:
     """Return a hold as a record of ``lua/lib/holds.lua``."""
     covered = sum(amount for _, amount in hold.allocations)
-    words = [str(hold.amount), str(covered), str(hold.expires_at_ms)]
+    ends = str(hold.expires_at_ms)
+    if hold.counts_at_ms is not None:
+        ends += f"@{hold.counts_at_ms}{'c' if hold.is_counted else ''}"
+    words = [str(hold.amount), str(covered), ends]
     words += [word for grant_id, amount in hold.allocations for word in (grant_id, str(amount))]
     return " ".join(words)
 

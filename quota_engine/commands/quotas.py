@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from quota_engine.commands.arguments import fingerprint, writing_argv, writing_keys
 from quota_engine.commands.base import Argument, Command, Context, Reply
-from quota_engine.commands.replies import barred, denial
+from quota_engine.commands.replies import barred, denial, exceeding
 from quota_engine.commands.shares import (
     ScopeChange,
     Share,
@@ -96,6 +96,8 @@ class Balance:
     version: int = 0
     #: Whether it has ever had a grant.
     is_granted: bool = False
+    #: Whether it has limits.
+    is_limited: bool = False
     #: When it was read, by the clock that decides; None: nobody knows the quota.
     at: datetime | None = field(default=None, compare=False)
     grants: tuple[Grant, ...] = ()
@@ -116,6 +118,11 @@ class Balance:
     @property
     def limits_others(self) -> bool:
         """Whether calls on the accounts below are admitted by this quota, too."""
+        return self.gates or self.is_limited
+
+    @property
+    def gates(self) -> bool:
+        """Whether it must have what calls take; else it only counts."""
         return self.is_granted or self.overdraft_limit != 0
 
 
@@ -185,6 +192,8 @@ class Debit(SharedCommand[Debited]):
                 raise denial(told)
             case ["BARRED", *told]:
                 raise barred(told)
+            case ["EXCEEDED", *told]:
+                raise exceeding(told)
         raise EngineFault(f"{self.script} answered {reply!r}")
 
     def unknown(self) -> Debited:
@@ -306,7 +315,7 @@ class ReadBalance(Command[Balance]):
     def parse(self, reply: Reply) -> Balance:
         match reply:
             case ["BALANCE", version, balance, held, debt, limit, _, frozen, *more]:
-                _, now_ms, granted, *rest = more
+                _, now_ms, granted, limited, *rest = more
                 states = [
                     parse_grant(grant_id, record)
                     for grant_id, record in zip(rest[::2], rest[1::2], strict=True)
@@ -322,6 +331,7 @@ class ReadBalance(Command[Balance]):
                     frozen=frozen,
                     version=int(version),
                     is_granted=granted == "1",
+                    is_limited=limited == "1",
                     at=from_ms(int(now_ms)),
                     grants=tuple(map(_grant, sorted(live, key=burn_down_order))),
                     pending_grants=tuple(

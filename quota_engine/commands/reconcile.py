@@ -9,9 +9,10 @@ from typing import ClassVar
 from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.quotas import parse_grant
 from quota_engine.commands.snapshots import GrantState, HoldState
-from quota_engine.drift import GrantFacts, HoldFacts, Loaded, Seen
+from quota_engine.drift import Loaded, Seen
 from quota_engine.errors import EngineFault
 from quota_engine.events import UNLIMITED, EventId
+from quota_engine.facts import GrantFacts, HoldFacts, limit_facts_of_fields
 from quota_engine.keys import QuotaName, ShardKeys
 
 #: The fields by which a quota is recognised as unchanged.
@@ -113,7 +114,7 @@ def grant_facts(grant: GrantState) -> GrantFacts:
 
 def hold_facts(hold: HoldState) -> HoldFacts:
     """Return what is compared of a hold: not its expiry, for renewals are no entries."""
-    return HoldFacts(hold.amount, hold.allocations)
+    return HoldFacts(hold.amount, hold.allocations, hold.counts_at_ms, hold.is_counted)
 
 
 def _snapshotted(
@@ -155,6 +156,7 @@ def _loaded(
         following={name: _following(record) for name, record in records.items()},
         holds={name: _hold(record) for name, record in holds.items()},
         changes={member: int(float(at)) for member, at in changes.items()},
+        limits=limit_facts_of_fields(fields),
     )
 
 
@@ -165,10 +167,13 @@ def _following(record: str) -> str:
 
 def _hold(record: str) -> HoldFacts:
     """Return a hold from its record (``lua/lib/holds.lua``)."""
-    amount, covered, _, *words = record.split(" ")
+    amount, covered, ends, *words = record.split(" ")
+    _, _, counts = ends.partition("@")
     facts = HoldFacts(
         int(amount),
         tuple((name, int(units)) for name, units in zip(words[::2], words[1::2], strict=True)),
+        int(counts.removesuffix("c")) if counts else None,
+        counts.endswith("c"),
     )
     if facts.covered != int(covered):
         raise ValueError(f"a hold's covered parts do not make {covered}")

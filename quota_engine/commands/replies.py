@@ -21,6 +21,9 @@ from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
     InvalidArgumentError,
+    LimitExceededError,
+    LimitNotFoundError,
+    LimitTold,
     OperationCancelledError,
     QuotaError,
     QuotaFrozenError,
@@ -48,6 +51,18 @@ class CatchUpError(QuotaError):
     """More changes are due than one call applies: catch up and retry."""
 
 
+class PeriodsOverError(QuotaError):
+    """
+    A limit knows of no period at ``at_ms``: renew ``limits``, which are those of ``quota``.
+
+    Of a limit that is just set, the instant around which its periods were told was too far away.
+    """
+
+    def __init__(self, at_ms: int, limits: str, quota: QuotaName) -> None:
+        super().__init__(f"the limits of {quota} know of no period at {at_ms} ms")
+        self.at_ms, self.limits, self.quota = at_ms, limits, quota
+
+
 BY_CODE: dict[str, type[QuotaError]] = {
     "AMOUNT_OVERFLOW": InvalidAmountError,
     "BACKPRESSURE": BackpressureError,
@@ -60,11 +75,14 @@ BY_CODE: dict[str, type[QuotaError]] = {
     "HOLD_NOT_FOUND": HoldNotFoundError,
     "HOLD_SHRINKS": InvalidAmountError,
     "IDEMPOTENCY_CONFLICT": IdempotencyConflictError,
+    "LIMIT_NOT_FOUND": LimitNotFoundError,
     "OOM": BackpressureError,
     "OPERATION_CANCELLED": OperationCancelledError,
+    "PERIODS_OVER": PeriodsOverError,
     "QUOTA_FROZEN": QuotaFrozenError,
     "QUOTA_NOT_LOADED": QuotaNotLoadedError,
     "TOO_MANY_GRANTS": InvalidArgumentError,
+    "TOO_MANY_LIMITS": InvalidArgumentError,
     "TOO_MANY_PARTS": InvalidArgumentError,
 }
 
@@ -85,8 +103,10 @@ _MEANINGS = _NOT_NOW | {
     "HOLD_NOT_FOUND": "hold {} was never placed on this quota",
     "HOLD_SHRINKS": "an extended hold can only grow: {}",
     "IDEMPOTENCY_CONFLICT": "operation id {} was used before with other arguments",
+    "LIMIT_NOT_FOUND": "the quota has no limit {}",
     "OOM": "Redis is full: new holds, debits and grants wait until the workers have drained ({})",
     "OPERATION_CANCELLED": "operation {} was cancelled before it came",
+    "TOO_MANY_LIMITS": "a quota has no more limits than it has already: {}",
     "TOO_MANY_PARTS": "too many grants have terms of their own: transfer fewer units at once"
     " (grants they would arrive as, and the most: {})",
     "QUOTA_FROZEN": "the quota is frozen until its log is mended: {}",
@@ -113,6 +133,9 @@ def error_from(message: str) -> QuotaError:
         return EngineFault(message)
     if code == "BACKPRESSURE":
         return _backpressure(detail)
+    if code == "PERIODS_OVER":
+        at_ms, limits, name = detail.split(" ", 2)
+        return PeriodsOverError(int(at_ms), limits, QuotaName.parse(name))
     return BY_CODE[code](_MEANINGS.get(code, "{}").format(detail))
 
 
@@ -123,10 +146,7 @@ def denial(told: Sequence[str]) -> QuotaInsufficientError:
     Of each quota it tells the name, what was asked of it and what it could have admitted. The
     first that has too little is the one that refused.
     """
-    standings = tuple(
-        _standing(name, int(required), int(available))
-        for name, required, available in zip(told[::3], told[1::3], told[2::3], strict=True)
-    )
+    standings = _standings(told)
     refusing = next(each for each in standings if each.required > each.available)
     return QuotaInsufficientError(
         refusing.account,
@@ -141,6 +161,33 @@ def barred(told: Sequence[str]) -> AccountBarredError:
     """Return the refusal that a script's ``BARRED`` stands for."""
     account, state, since_ms, reason = told
     return _BARS[state](account, reason=reason, since=from_ms(int(since_ms)))
+
+
+def exceeding(told: Sequence[str]) -> LimitExceededError:
+    """
+    Return the refusal that a script's ``EXCEEDED`` stands for.
+
+    It tells the limit that refuses, with what is asked of it and what is left, and how long to
+    wait; then the same of each quota as ``DENIED`` does.
+    """
+    name, of, per, window, zone, cap, required, left, wait_ms, *rest = told
+    quota = QuotaName.parse(name)
+    return LimitExceededError(
+        quota.account,
+        quota.quota_type,
+        required=int(required),
+        available=int(left),
+        limit=LimitTold(of, int(cap), per, window, zone),
+        retry_after=int(wait_ms) / 1000 if wait_ms else None,
+        scopes=_standings(rest),
+    )
+
+
+def _standings(told: Sequence[str]) -> tuple[ScopeStanding, ...]:
+    return tuple(
+        _standing(name, int(required), int(available))
+        for name, required, available in zip(told[::3], told[1::3], told[2::3], strict=True)
+    )
 
 
 def _standing(name: str, required: int, available: int) -> ScopeStanding:

@@ -36,6 +36,25 @@ class HoldState:
     amount: int
     expires_at_ms: int
     allocations: tuple[tuple[str, int], ...]
+    #: Where its units count in limits (ms); None: in none.
+    counts_at_ms: int | None = None
+    #: Whether it counts in limits alone, and is no part of what is held.
+    is_counted: bool = False
+
+    @property
+    def held(self) -> int:
+        """What the quota holds of it."""
+        return 0 if self.is_counted else self.amount
+
+
+@dataclass(frozen=True, slots=True)
+class WindowCount:
+    """What counts in one step or period of a limit, which begins at ``starts_at_ms``."""
+
+    key: str
+    since_ms: int
+    starts_at_ms: int
+    counted: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,12 @@ class Snapshot:
     debt: int = 0
     #: None: unlimited.
     overdraft_limit: int | None = 0
+    #: All limits as one line (``quota_engine.limits``); empty: it has none.
+    limits: str = ""
+    #: The latest instant that anything counted at in them.
+    last_count_ms: int = 0
+    #: What counts in those of their windows that the ledger keeps.
+    counts: tuple[WindowCount, ...] = ()
     #: Why the quota is frozen; empty when it is not.
     frozen: str = ""
     #: Whether it has ever had a grant.

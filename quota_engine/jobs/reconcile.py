@@ -169,6 +169,7 @@ class Reconciler:
             frozen=known.head.frozen,
             is_drained=is_drained,
             overdraft_limit=known.head.overdraft_limit,
+            limits=known.limits,
             grants={grant.grant_id: grant_facts(grant) for grant in known.grants},
             holds={hold.hold_id: hold_facts(hold) for hold in known.holds},
         )

@@ -38,7 +38,7 @@ from quota_engine.errors import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
-from quota_engine.events import CANCELLED
+from quota_engine.events import CANCELLED, LIMIT_SET, OVERDRAFT_LIMIT_SET
 from quota_engine.jobs import crash_points
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.thaw_rules import Decision, Fate, Known, cause_of, decide, entry_of
@@ -182,7 +182,8 @@ def _decided(
     )
     known = Known(
         frozenset(quarantine.known_operations(sql, quota, ids)),
-        quarantine.last_limit_ms(sql, quota),
+        quarantine.last_at_ms(sql, quota, OVERDRAFT_LIMIT_SET),
+        quarantine.last_at_ms(sql, quota, LIMIT_SET),
         {intent.grant_id: intent for intent in promised if intent is not None},
     )
     return [decide(one, known) for one in found]

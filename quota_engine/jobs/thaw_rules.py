@@ -28,6 +28,7 @@ from quota_engine.commands import (
     TransferOut,
     VoidGrant,
 )
+from quota_engine.commands.limits import change_told
 from quota_engine.commands.transfers import transfer_of
 from quota_engine.events import NEVER_MS, UNLIMITED, Entry, parse_entry
 from quota_engine.keys import QuotaName
@@ -72,6 +73,8 @@ class Known:
     """What the ledger knows that decides about quarantined entries."""
 
     operations: frozenset[str]
+    #: When the ledger's last overdraft limit was set, and its last limit.
+    last_overdraft_ms: int
     last_limit_ms: int
     #: Grants that were promised or issued, by id.
     intents: dict[str, GrantIntent]
@@ -137,12 +140,14 @@ def _again(quota: QuotaName, entry: Entry, known: Known) -> tuple[Command[Any] |
         return _grant_again(quota, entry, known), "a grant that somebody was told of"
     if entry.kind == events.GRANT_VOIDED:
         return VoidGrant(grant_id=entry.subject, **given), "if anything of the grant is left"
-    if entry.kind == events.OVERDRAFT_LIMIT_SET and entry.at_ms > known.last_limit_ms:
+    if entry.kind == events.OVERDRAFT_LIMIT_SET and entry.at_ms > known.last_overdraft_ms:
         limit = None if entry.terms == UNLIMITED else int(entry.terms)
         command = SetOverdraftLimit(
             operation_id=entry.operation_id, overdraft_limit=limit, **given
         )
         return command, "the newest overdraft limit"
+    if entry.kind == events.LIMIT_SET and entry.at_ms > known.last_limit_ms:
+        return change_told(quota, entry), "a newer change of a limit"
     return None, _WHY_NOTHING.get(entry.kind, "it changes nothing that counts")
 
 
@@ -152,6 +157,7 @@ _WHY_NOTHING = {
     events.QUOTA_REFUNDED: "its promise is kept: workers make it again",
     events.QUOTA_TRANSFERRED_IN: "what left is in the ledger: workers bring it again",
     events.OVERDRAFT_LIMIT_SET: "the ledger has a newer overdraft limit",
+    events.LIMIT_SET: "the ledger has a newer change of limits",
     events.QUOTA_REPAIRED: "this repair tells it",
 }
 

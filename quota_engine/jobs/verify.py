@@ -22,6 +22,7 @@ from sqlalchemy import Connection, Row, Table, func, select, text
 
 from quota_engine import kinds
 from quota_engine.chain import INTENT, OPEN, PENDING, Cause, Hold, QuotaLog
+from quota_engine.counting import forget_old
 from quota_engine.events import (
     HOLD_PLACED,
     TELL_USAGE,
@@ -36,6 +37,8 @@ from quota_engine.ledger import Ledger, tables
 from quota_engine.ledger.history import recorded_entry
 from quota_engine.ledger.incoming import details_of
 from quota_engine.ledger.shards import read_deployment, read_shards
+from quota_engine.ledger.window_counts import window_counts
+from quota_engine.limits import limits_text
 
 PAGE = 1_000
 
@@ -77,10 +80,11 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
         _by_quota(_stream(connection, prefix, tables.grants, "grant_id")),
         _by_quota(_stream(connection, prefix, tables.holds, "hold_id")),
         _by_quota(_stream(connection, prefix, tables.usage_records, "version")),
+        _by_quota(_stream(connection, prefix, window_counts, "limit_key")),
     ]
     count, shards = 0, _shard_count(connection)
     by_shard: Counter[tuple[int, str]] = Counter()
-    for name, (entries, heads, grants, holds, usage) in _side_by_side(streams):
+    for name, (entries, heads, grants, holds, usage, counts) in _side_by_side(streams):
         replay, sums = _Replay(name, usage), LedgerSums()
         for row in sums.entries(entries):
             yield from replay.take(row)
@@ -93,6 +97,7 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
         yield from _head_findings(replay.log, head)
         yield from _grant_findings(replay.log, sums.grants(grants))
         yield from _hold_findings(replay, sums.holds(holds))
+        yield from _count_findings(replay.log, counts)
         if unequal := sums.unequal(head[0].debt if head else 0):
             yield Finding(name, Cause.SUMS, unequal)
     progress(count)
@@ -157,6 +162,8 @@ class _Replay:
         misfit = kinds.misfit(log, entry, written, row.chain)
         if misfit is None:
             kinds.apply(log, entry, row.chain)
+            if len(log.counts) > PAGE:
+                forget_old(log)
         else:
             yield Finding(log.name, misfit.cause, misfit.reason, entry.version)
             self._follow(entry, row.chain)
@@ -172,7 +179,7 @@ class _Replay:
         if total != log.balance:
             detail = f"grants less debt make {total}, the balance is {log.balance}"
             yield Finding(log.name, Cause.BALANCE, detail, log.version)
-        held = sum(hold.amount for hold in log.holds.values())
+        held = sum(hold.held for hold in log.holds.values())
         if held != log.held:
             detail = f"open holds make {held}, held is {log.held}"
             yield Finding(log.name, Cause.HELD, detail, log.version)
@@ -224,6 +231,20 @@ def _head_findings(log: QuotaLog, heads: list[Row[Any]]) -> Iterator[Finding]:
         said, found = getattr(head, field), getattr(log, field)
         if said != found:
             yield Finding(log.name, Cause.HEAD, f"{field} is {said}, its log makes {found}")
+    said, found = (head.limits, head.last_count_ms), (limits_text(log.limits), log.last_count_ms)
+    if said != found:
+        yield Finding(log.name, Cause.LIMITS, f"limits are {said}, its log makes {found}")
+
+
+def _count_findings(log: QuotaLog, rows: Rows) -> Iterator[Finding]:
+    forget_old(log)
+    found = {place: units for place, units in log.counts.items() if units}
+    said = {(row.limit_key, row.since_ms, row.starts_at_ms): row.counted for row in rows}
+    said = {place: units for place, units in said.items() if units}
+    for place in sorted(found.keys() | said.keys()):
+        if said.get(place) != found.get(place):
+            detail = f"limit {place[0]} at {place[2]}: {said.get(place)} is counted, its log"
+            yield Finding(log.name, Cause.LIMITS, f"{detail} makes {found.get(place)}")
 
 
 def _grant_findings(log: QuotaLog, rows: Iterable[Row[Any]]) -> Iterator[Finding]:
@@ -270,6 +291,8 @@ def _hold_findings(replay: _Replay, rows: Iterable[Row[Any]]) -> Iterator[Findin
             row.expires_at_ms,
             row.placed_version,
             row.closed_version,
+            row.counts_at_ms,
+            row.is_counted,
         )
         if row.state != OPEN:
             closed += 1
@@ -299,6 +322,8 @@ def _hold_facts(hold: Hold) -> tuple[object, ...]:
         hold.expires_at_ms,
         hold.placed_version,
         hold.closed_version,
+        hold.counts_at_ms,
+        hold.is_counted,
     )
 
 

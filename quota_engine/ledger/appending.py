@@ -29,6 +29,7 @@ from quota_engine.ledger.alert_writing import write_watched
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 from quota_engine.ledger.loading import Named, load
 from quota_engine.ledger.transfers import write_transfers
+from quota_engine.ledger.window_counts import write_counts
 
 log = logging.getLogger("quota_engine.alerts")
 
@@ -89,6 +90,7 @@ class _Batch:
         self._recorded: list[writing.Recorded] = []
         self._quarantined: list[tuple[Incoming, Misfit]] = []
         self._sent: list[Entry] = []
+        self._limited: set[QuotaName] = set()
         self._touched_grants: set[tuple[QuotaName, str]] = set()
         self._touched_holds: set[tuple[QuotaName, str]] = set()
 
@@ -127,6 +129,8 @@ class _Batch:
         self.appended.duplicates += duplicate_of is not None
         if entry.kind == events.QUOTA_TRANSFERRED_OUT and duplicate_of is None:
             self._sent.append(entry)
+        elif entry.kind == events.LIMIT_SET:
+            self._limited.add(name)
         for move in entry.movements:
             self._touched_grants.add((name, move.grant_id))
         if entry.kind.startswith("hold."):
@@ -149,6 +153,7 @@ class _Batch:
         changed = {incoming.quota for incoming, _, _ in self._recorded} | set(self.appended.frozen)
         heads = [log for name, log in self._logs.items() if name in changed]
         writing.write_heads(cursor, shard, heads, now)
+        write_counts(cursor, heads, self._limited)
         logs = self._logs
         grants = [(name, logs[name].grants[id_]) for name, id_ in self._touched_grants]
         writing.write_grants(cursor, grants)

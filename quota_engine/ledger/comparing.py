@@ -14,8 +14,11 @@ from sqlalchemy import Connection, Row, text
 from quota_engine.commands.snapshots import GrantState, HoldState
 from quota_engine.drift import Sums
 from quota_engine.events import GENESIS, EventId
+from quota_engine.facts import NO_LIMITS, LimitFacts, limit_facts_of_rows
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.history import QuotaHead, quota_head
+from quota_engine.ledger.snapshots import hold_state
+from quota_engine.ledger.window_counts import COUNTS
 
 #: How many entries of one quota can be persisted between a look at Redis and one at the ledger.
 LATER_MAX = 5_000
@@ -31,6 +34,7 @@ class KnownQuota:
     event_id: EventId
     grants: tuple[GrantState, ...]
     holds: tuple[HoldState, ...]
+    limits: LimitFacts = NO_LIMITS
 
     @property
     def sums(self) -> Sums:
@@ -47,7 +51,7 @@ class LedgerPage:
     quotas: dict[QuotaName, KnownQuota]
 
 
-_PAGE = text("""
+_PAGE = text(f"""
 SELECT s.cursor_epoch, s.cursor_n, q.*, e.event_id AS head_event_id,
     (
         SELECT json_agg(json_build_array(
@@ -59,10 +63,13 @@ SELECT s.cursor_epoch, s.cursor_n, q.*, e.event_id AS head_event_id,
             AND (g.state = 'pending' OR g.remaining > 0 OR g.reserved > 0)
     ) AS grants,
     (
-        SELECT json_agg(json_build_array(h.hold_id, h.amount, h.expires_at_ms, h.allocations))
+        SELECT json_agg(json_build_array(
+            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted
+        ))
         FROM holds h
         WHERE h.account = q.account AND h.quota_type = q.quota_type AND h.state = 'open'
-    ) AS holds
+    ) AS holds,
+    {COUNTS} AS counts
 FROM shards s
 LEFT JOIN (
     unnest(CAST(:accounts AS text[]), CAST(:quota_types AS text[])) AS w(account, quota_type)
@@ -143,15 +150,12 @@ def pages(items: Iterator[QuotaName], size: int) -> Iterator[list[QuotaName]]:
 
 
 def _known(row: Row[tuple[object, ...]]) -> KnownQuota:
-    holds = (
-        HoldState(hold_id, amount, expires_at_ms, tuple((name, units) for name, units in parts))
-        for hold_id, amount, expires_at_ms, parts in row.holds or ()
-    )
     return KnownQuota(
         quota_head(row),
         _event_id(row.head_event_id),
         tuple(GrantState(*values) for values in row.grants or ()),
-        tuple(holds),
+        tuple(hold_state(values) for values in row.holds or ()),
+        limit_facts_of_rows(row.limits, row.last_count_ms, map(tuple, row.counts or ())),
     )
 
 

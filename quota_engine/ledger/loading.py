@@ -15,6 +15,7 @@ from quota_engine.chain import Grant, Hold, QuotaLog
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Incoming
+from quota_engine.limits import parse_limits
 
 #: (account, quota type, id of a grant, hold or operation)
 Named = tuple[str, str, str]
@@ -25,7 +26,7 @@ _PLAN = "SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'of
 
 _HEADS = """
 SELECT q.account, q.quota_type, q.version, q.chain, q.balance, q.held, q.debt,
-    q.overdraft_limit, q.frozen
+    q.overdraft_limit, q.frozen, q.limits, q.last_count_ms
 FROM unnest(%s::text[], %s::text[]) AS n (account, quota_type)
 JOIN quotas q ON q.account = n.account AND q.quota_type = n.quota_type
 """
@@ -40,7 +41,7 @@ JOIN grants g
 
 _HOLDS = """
 SELECT h.account, h.quota_type, h.hold_id, h.state, h.amount, h.allocations, h.expires_at_ms,
-    h.placed_version, h.closed_version
+    h.placed_version, h.closed_version, h.counts_at_ms, h.is_counted
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS n (account, quota_type, id)
 JOIN holds h ON h.account = n.account AND h.quota_type = n.quota_type AND h.hold_id = n.id
 """
@@ -98,11 +99,12 @@ def load(
 def _load_heads(cursor: psycopg.Cursor[Any], logs: dict[QuotaName, QuotaLog]) -> None:
     names = [(name.account, name.quota_type) for name in logs]
     cursor.execute(_HEADS, columns(names, 2))
-    for account, quota_type, version, chain, balance, held, debt, limit, frozen in cursor:
+    for account, quota_type, version, chain, balance, held, debt, limit, frozen, *more in cursor:
         log = logs[QuotaName(account, quota_type)]
         log.version, log.chain = version, chain
         log.balance, log.held, log.debt = balance, held, debt
         log.overdraft_limit, log.frozen = limit, frozen
+        log.limits, log.last_count_ms = parse_limits(more[0]), more[1]
 
 
 def _load_grants(

@@ -93,9 +93,9 @@ WHERE account = :account AND quota_type = :quota_type AND duplicate_of IS NULL
     AND operation_id = ANY(CAST(:ids AS text[]))
 """)
 
-_LAST_LIMIT = text("""
+_LAST = text("""
 SELECT coalesce(max(at_ms), 0) FROM ledger_entries
-WHERE account = :account AND quota_type = :quota_type AND kind = 'overdraft_limit.set'
+WHERE account = :account AND quota_type = :quota_type AND kind = :kind
 """)
 
 _ADOPT_DISCARDED = text("""
@@ -182,10 +182,10 @@ def known_operations(connection: Connection, quota: QuotaName, ids: Sequence[str
     return set(connection.execute(_OPERATIONS_KNOWN, asked).scalars())
 
 
-def last_limit_ms(connection: Connection, quota: QuotaName) -> int:
-    """Return the instant of the last overdraft limit that the ledger has; 0: none."""
-    asked = {"account": quota.account, "quota_type": quota.quota_type}
-    found: int = connection.execute(_LAST_LIMIT, asked).scalar_one()
+def last_at_ms(connection: Connection, quota: QuotaName, kind: str) -> int:
+    """Return the instant of the last entry of a kind that the ledger has; 0: none."""
+    asked = {"account": quota.account, "quota_type": quota.quota_type, "kind": kind}
+    found: int = connection.execute(_LAST, asked).scalar_one()
     return found
 
 

@@ -32,8 +32,11 @@ from quota_engine.ledger.snapshots import find_operation
 #: What a caller may name instead of a charge: the hold that was captured or released.
 SUFFIXES = ("", ":capture", ":release")
 
+# What counted in limits alone has collected nothing.
 _CHARGES = text("""
-SELECT e.operation_id, e.kind, e.at_ms, e.amount, e.shortfall, e.details, e.movements,
+SELECT e.operation_id, e.kind, e.at_ms, e.amount,
+    CASE WHEN e.flags LIKE '%counted%' THEN e.amount ELSE e.shortfall END AS shortfall,
+    e.details, e.movements,
     coalesce((
         SELECT sum(r.amount) FROM refunds r
         WHERE r.account = e.account AND r.quota_type = e.quota_type

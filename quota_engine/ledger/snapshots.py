@@ -12,11 +12,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from quota_engine.commands.snapshots import GrantState, HoldState, Operation, Snapshot
+from quota_engine.commands.snapshots import (
+    GrantState,
+    HoldState,
+    Operation,
+    Snapshot,
+    WindowCount,
+)
 from quota_engine.commands.steps import HoldFate, OperationFate
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.events import parse_movements
 from quota_engine.keys import QuotaName
+from quota_engine.ledger.window_counts import COUNTS
 
 #: What an operation is remembered by; the order is that of ``Operation``'s fields.
 _OPERATION = """
@@ -35,7 +42,8 @@ OPERATIONS_MAX = 100_000
 # operation younger than the horizon, and some more. Each subquery asks for an order that only the
 # right index has: a hot quota has millions of closed holds and old entries.
 _SNAPSHOT = text(f"""
-SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen,
+SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen, q.limits,
+    q.last_count_ms, {COUNTS} AS counts,
     EXISTS (
         SELECT FROM grants
         WHERE account = :account AND quota_type = :quota_type AND state <> 'intent'
@@ -53,7 +61,9 @@ SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen,
         ) AS g
     ) AS grants,
     (
-        SELECT json_agg(json_build_array(h.hold_id, h.amount, h.expires_at_ms, h.allocations))
+        SELECT json_agg(json_build_array(
+            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted
+        ))
         FROM (
             SELECT * FROM holds
             WHERE account = :account AND quota_type = :quota_type AND state = 'open'
@@ -131,10 +141,13 @@ def read_snapshot(
         chain=row.chain,
         debt=row.debt,
         overdraft_limit=row.overdraft_limit,
+        limits=row.limits,
+        last_count_ms=row.last_count_ms,
+        counts=tuple(WindowCount(*values) for values in row.counts or ()),
         frozen=row.frozen,
         is_granted=row.is_granted,
         grants=tuple(GrantState(*values) for values in row.grants or ()),
-        holds=tuple(_hold(values) for values in row.holds or ()),
+        holds=tuple(hold_state(values) for values in row.holds or ()),
         operations=tuple(_operation(values) for values in row.operations or ()),
     )
 
@@ -175,10 +188,11 @@ def find_hold(connection: Connection, quota: QuotaName, hold_id: str) -> HoldFat
 _OPERATION_FIELDS = tuple(field.name for field in fields(Operation))
 
 
-def _hold(values: list[Any]) -> HoldState:
-    hold_id, amount, expires_at_ms, allocations = values
+def hold_state(values: list[Any]) -> HoldState:
+    """Return an open hold from its columns, in the order in which they are asked for."""
+    hold_id, amount, expires_at_ms, allocations, counts_at_ms, is_counted = values
     pairs = tuple((grant_id, units) for grant_id, units in allocations)
-    return HoldState(hold_id, amount, expires_at_ms, pairs)
+    return HoldState(hold_id, amount, expires_at_ms, pairs, counts_at_ms, is_counted)
 
 
 def _operation(values: list[Any] | Row[Any]) -> Operation:

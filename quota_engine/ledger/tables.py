@@ -104,18 +104,19 @@ superseded_incarnations = Table(
 )
 
 #: The head of each quota's log. ``overdraft_limit`` null: unlimited. ``frozen``: why, or empty.
+#: ``limits``: all of them as one line; ``last_count_ms``: the latest instant that counts in them.
 quotas = Table(
     "quotas",
     metadata,
     *_quota_key(),
     Column("shard", Integer, nullable=False),
     Column("version", BigInteger, nullable=False),
-    Column("balance", BigInteger, nullable=False),
-    Column("held", BigInteger, nullable=False),
-    Column("debt", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("balance", "held", "debt")),
     Column("chain", Text, nullable=False),
     Column("overdraft_limit", BigInteger, server_default=text("0")),
     Column("frozen", Text, nullable=False, server_default=""),
+    Column("limits", Text, nullable=False, server_default=""),
+    Column("last_count_ms", BigInteger, nullable=False, server_default=text("0")),
     Column("updated_at", _instant(), nullable=False),
     Index("quotas_by_shard", "shard", "account", "quota_type"),
     Index("quotas_frozen", "account", "quota_type", postgresql_where=text("frozen <> ''")),
@@ -167,6 +168,7 @@ ledger_entries = Table(
 
 #: Every hold ever placed. ``allocations``: JSON pairs [grant id, units] in the order they were
 #: taken; empty once it is closed. A late capture changes nothing here: the entry says it.
+#: ``counts_at_ms``: where it counts in limits, null in none; ``is_counted``: it does nothing else.
 holds = Table(
     "holds",
     metadata,
@@ -178,6 +180,8 @@ holds = Table(
     Column("expires_at_ms", BigInteger, nullable=False),
     Column("placed_version", BigInteger, nullable=False),
     Column("closed_version", BigInteger),
+    Column("counts_at_ms", BigInteger),
+    Column("is_counted", Boolean, nullable=False, server_default=text("false")),
     _shown("expires_at", "expires_at_ms"),
     CheckConstraint("state IN ('open', 'captured', 'released', 'expired')", name="holds_state"),
     Index("holds_open", "expires_at_ms", postgresql_where=text("state = 'open'")),
@@ -201,9 +205,7 @@ grants = Table(
     Column("grant_id", _id(), primary_key=True),
     Column("state", Text, nullable=False),
     Column("fingerprint", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("remaining", BigInteger, nullable=False),
-    Column("reserved", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("amount", "remaining", "reserved")),
     Column("priority", BigInteger, nullable=False),
     Column("starts_at_ms", BigInteger, nullable=False),
     Column("expires_at_ms", BigInteger, nullable=False),
@@ -281,9 +283,7 @@ quarantine = Table(
     Column("resolved_at", _instant()),
     Column("kind", Text),
     Column("operation_id", _id()),
-    Column("repair_id", Text),
-    Column("resolution", Text),
-    Column("resolved_by", Text),
+    *(Column(name, Text) for name in ("repair_id", "resolution", "resolved_by")),
     Index("quarantine_unresolved", "quota", "id", postgresql_where=text("resolved_at IS NULL")),
     Index(
         "quarantine_operation",

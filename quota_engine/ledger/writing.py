@@ -20,6 +20,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
 from quota_engine.ledger.usage_records import TOLD_COLUMNS, columns_told_by
+from quota_engine.limits import limits_text
 
 Cursor = psycopg.Cursor[Any]
 #: An entry with what is known of it beside its text: the version it repeats, and its details.
@@ -49,37 +50,39 @@ COPY quarantine (
 _HEADS = """
 INSERT INTO quotas (
     account, quota_type, version, chain, balance, held, debt, overdraft_limit, frozen,
-    shard, updated_at
+    limits, last_count_ms, shard, updated_at
 )
 SELECT n.*, %s, %s
 FROM unnest(
     %s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::text[]
+    %s::bigint[], %s::text[], %s::text[], %s::bigint[]
 ) AS n
 ON CONFLICT (account, quota_type) DO UPDATE SET
     version = excluded.version, chain = excluded.chain, balance = excluded.balance,
     held = excluded.held, debt = excluded.debt, overdraft_limit = excluded.overdraft_limit,
-    frozen = excluded.frozen, updated_at = excluded.updated_at
+    frozen = excluded.frozen, limits = excluded.limits,
+    last_count_ms = excluded.last_count_ms, updated_at = excluded.updated_at
 """
 
 _HOLDS = """
 INSERT INTO holds (
     account, quota_type, hold_id, state, amount, expires_at_ms, placed_version, closed_version,
-    allocations
+    allocations, counts_at_ms, is_counted
 )
 SELECT n.account, n.quota_type, n.hold_id, n.state, n.amount, n.expires_at_ms, n.placed_version,
-    n.closed_version, n.allocations::json
+    n.closed_version, n.allocations::json, n.counts_at_ms, n.is_counted
 FROM unnest(
     %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::text[]
+    %s::bigint[], %s::text[], %s::bigint[], %s::boolean[]
 ) AS n (
     account, quota_type, hold_id, state, amount, expires_at_ms, placed_version, closed_version,
-    allocations
+    allocations, counts_at_ms, is_counted
 )
 ON CONFLICT (account, quota_type, hold_id) DO UPDATE SET
     state = excluded.state, amount = excluded.amount, allocations = excluded.allocations,
     expires_at_ms = excluded.expires_at_ms, placed_version = excluded.placed_version,
-    closed_version = excluded.closed_version
+    closed_version = excluded.closed_version, counts_at_ms = excluded.counts_at_ms,
+    is_counted = excluded.is_counted
 """
 
 # A grant that was promised keeps its promise's details until its entry brings them.
@@ -244,11 +247,13 @@ def write_heads(
             log.debt,
             log.overdraft_limit,
             log.frozen,
+            limits_text(log.limits),
+            log.last_count_ms,
         )
         for log in logs
     ]
     if rows:
-        cursor.execute(_HEADS, (shard, updated_at, *columns(rows, 9)))
+        cursor.execute(_HEADS, (shard, updated_at, *columns(rows, 11)))
 
 
 def write_holds(cursor: Cursor, holds: Iterable[tuple[QuotaName, Hold]]) -> None:
@@ -264,11 +269,13 @@ def write_holds(cursor: Cursor, holds: Iterable[tuple[QuotaName, Hold]]) -> None
             hold.placed_version,
             hold.closed_version,
             json.dumps(hold.allocations) if hold.allocations else "[]",
+            hold.counts_at_ms,
+            hold.is_counted,
         )
         for name, hold in holds
     ]
     if rows:
-        cursor.execute(_HOLDS, columns(rows, 9))
+        cursor.execute(_HOLDS, columns(rows, 11))
 
 
 def write_grants(cursor: Cursor, grants: Iterable[tuple[QuotaName, Grant]]) -> None:

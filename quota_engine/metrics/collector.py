@@ -29,6 +29,7 @@ CHARGES = frozenset({"debit", "debit_used", "capture_hold"})
 
 #: What an error counts as; of several classes that fit, the nearest. Others are ``other``.
 REASONS: Mapping[type[errors.QuotaError], tuple[str, str]] = {
+    errors.LimitExceededError: (REFUSED, "limited"),
     errors.QuotaInsufficientError: (REFUSED, "insufficient"),
     errors.BackpressureError: (REFUSED, "backpressure"),
     errors.AccountSuspendedError: (REFUSED, "suspended"),
@@ -39,6 +40,7 @@ REASONS: Mapping[type[errors.QuotaError], tuple[str, str]] = {
     errors.HoldClosedError: (REFUSED, "hold_closed"),
     errors.HoldNotFoundError: (REFUSED, "not_found"),
     errors.GrantNotFoundError: (REFUSED, "not_found"),
+    errors.LimitNotFoundError: (REFUSED, "not_found"),
     errors.OperationNotFoundError: (REFUSED, "not_found"),
     errors.InvalidArgumentError: (REFUSED, "invalid"),
     errors.EngineUnavailableError: (FAILED, "unavailable"),

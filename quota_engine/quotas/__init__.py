@@ -9,7 +9,8 @@ A refused operation raises ``Refused`` and changes nothing, what had come due in
 is what the script replies: its outcome, then the lines of the entry (see ``docs/format.md``).
 """
 
+from quota_engine.quotas.counting import Asking
 from quota_engine.quotas.parts import Grant, Hold, Refused
 from quota_engine.quotas.quota import Quota
 
-__all__ = ["Grant", "Hold", "Quota", "Refused"]
+__all__ = ["Asking", "Grant", "Hold", "Quota", "Refused"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quota_engine import events
+from quota_engine.quotas.counting import Asking
 from quota_engine.quotas.deciding import DUE_MAX, Deciding, all_or_nothing
 from quota_engine.quotas.log import Answer, answered
 from quota_engine.quotas.parts import Hold, Refused
@@ -22,17 +23,19 @@ class Charging(Deciding):
         *,
         details: str = "",
         due_max: int = DUE_MAX,
+        is_counted: bool = False,
     ) -> Answer:
-        """Set quota aside for a while."""
+        """Set quota aside for a while; with ``is_counted`` it only counts in limits."""
         if repeated := self._repeated(hold_id, fingerprint):
             return repeated
         if hold_id in self.holds:
             raise Refused("IDEMPOTENCY_CONFLICT")
         self._refuse_if_frozen()
         self._bring_up(now_ms, due_max)
-        self._admit(amount)
-        parts = self._take(amount, for_hold=True)
-        self.holds[hold_id] = Hold(hold_id, amount, now_ms + ttl_ms, parts)
+        self._admit(now_ms, Asking(amount, calls=1, holds=1), is_counted=is_counted)
+        parts = [] if is_counted else self._take(amount, for_hold=True)
+        at_ms = self._count(now_ms, amount, calls=1)
+        self.holds[hold_id] = Hold(hold_id, amount, now_ms + ttl_ms, parts, at_ms, is_counted)
         entry = self._write(
             events.HOLD_PLACED,
             now_ms,
@@ -40,6 +43,7 @@ class Charging(Deciding):
             amount=amount,
             fingerprint=fingerprint,
             subject=hold_id,
+            flags=events.COUNTED if is_counted else "",
             terms=str(now_ms + ttl_ms),
             details=details,
         )
@@ -70,9 +74,13 @@ class Charging(Deciding):
             raise Refused("HOLD_SHRINKS")
         if growth:
             self._refuse_if_frozen()
-            if growth > self.spendable:
-                raise Refused("DENIED", hold.amount + max(self.spendable, 0))
-            hold.parts = hold.parts + self._take(growth, for_hold=True)
+            asking = Asking(amount, kept=hold.amount, kept_at_ms=hold.counts_at_ms)
+            self._admit(now_ms, asking, is_counted=hold.is_counted)
+            if not hold.is_counted:
+                hold.parts = hold.parts + self._take(growth, for_hold=True)
+            if self.limits:
+                self._correct(hold, -hold.amount)
+                hold.counts_at_ms = self._count(now_ms, amount, calls=0)
             hold.amount = amount
         if ttl_ms:
             hold.expires_at_ms = now_ms + ttl_ms
@@ -84,6 +92,7 @@ class Charging(Deciding):
                 amount=amount,
                 fingerprint=fingerprint,
                 subject=hold_id,
+                flags=events.COUNTED if hold.is_counted else "",
                 terms=str(hold.expires_at_ms),
                 details=details,
             )
@@ -102,6 +111,7 @@ class Charging(Deciding):
         is_known: bool = False,
         details: str = "",
         due_max: int = DUE_MAX,
+        is_counted: bool = False,
     ) -> Answer:
         """Charge what was used of a hold, or of one that was open once; never denied."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -112,16 +122,22 @@ class Charging(Deciding):
         if hold is None and not is_known and not self._happened(*traces):
             raise Refused("HOLD_NOT_FOUND")
         rest, flags = amount, "late"
-        if hold is not None:
+        if hold is None:
+            self._count(now_ms, amount, calls=0)
+        else:
+            is_counted = is_counted and hold.is_counted
             flags = "" if is_final else "part"
             if is_final:
                 self._give_up_ended(hold, amount, now_ms)
             rest -= self._use(hold, amount)
             if is_final:
-                self._close(hold)
+                self._close(hold, amount)
             else:
-                hold.amount -= min(amount, hold.amount)
-        shortfall = self._charge(rest)
+                part = min(amount, hold.amount)
+                self._correct(hold, amount - part)
+                hold.amount -= part
+        shortfall = 0 if is_counted else self._charge(rest)
+        flags = f"{flags} {events.COUNTED}".strip() if is_counted else flags
         entry = self._write(
             events.HOLD_CAPTURED,
             now_ms,
@@ -164,6 +180,7 @@ class Charging(Deciding):
             amount=hold.amount,
             fingerprint=fingerprint,
             subject=hold_id,
+            flags=events.COUNTED if hold.is_counted else "",
             details=details,
         )
         return answered("RELEASED", entry)
@@ -179,6 +196,7 @@ class Charging(Deciding):
         already_used: bool = False,
         details: str = "",
         due_max: int = DUE_MAX,
+        is_counted: bool = False,
     ) -> Answer:
         """Take units at once, or with ``already_used`` charge what can be paid."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -187,8 +205,10 @@ class Charging(Deciding):
             self._refuse_if_frozen()
         self._bring_up(now_ms, due_max)
         if not already_used:
-            self._admit(amount)
-        shortfall = self._charge(amount)
+            self._admit(now_ms, Asking(amount, calls=1), is_counted=is_counted)
+        shortfall = 0 if is_counted else self._charge(amount)
+        self._count(now_ms, amount, calls=1)
+        flags = f"{'used' if already_used else ''} {events.COUNTED if is_counted else ''}"
         entry = self._write(
             events.QUOTA_DEBITED,
             now_ms,
@@ -196,7 +216,7 @@ class Charging(Deciding):
             amount=amount,
             shortfall=shortfall,
             fingerprint=fingerprint,
-            flags="used" if already_used else "",
+            flags=flags.strip(),
             details=details,
         )
         return answered("DEBITED", entry)

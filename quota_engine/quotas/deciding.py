@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from quota_engine import events
-from quota_engine.quotas.log import Answer, QuotaLog, answered
+from quota_engine.quotas.counting import Asking, Counting
+from quota_engine.quotas.log import Answer, answered
 from quota_engine.quotas.parts import Refused
 
 P = ParamSpec("P")
@@ -32,7 +33,7 @@ def all_or_nothing(
     return decided
 
 
-class Deciding(QuotaLog):
+class Deciding(Counting):
     """A quota that can say whether something may be done to it."""
 
     def _repeated(self, operation_id: str, fingerprint: str) -> Answer | None:
@@ -61,6 +62,7 @@ class Deciding(QuotaLog):
         while self._due_count(now_ms):
             self._apply(self.changes()[0])
 
-    def _admit(self, amount: int) -> None:
-        if amount > self.spendable:
-            raise Refused("DENIED", max(self.spendable, 0))
+    def _admit(self, now_ms: int, asking: Asking, *, is_counted: bool = False) -> None:
+        if not is_counted and asking.units - asking.kept > self.spendable:
+            raise Refused("DENIED", asking.kept + max(self.spendable, 0))
+        self._refuse_beyond_limits(now_ms, asking)

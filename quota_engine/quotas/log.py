@@ -9,6 +9,7 @@ from typing import Self, TypeAlias
 from quota_engine import events
 from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.events import GENESIS, NEVER_MS, Entry, Movement
+from quota_engine.limits import Limit
 from quota_engine.quotas.parts import (
     EXPIRED,
     GRANT_EXPIRES,
@@ -18,6 +19,7 @@ from quota_engine.quotas.parts import (
     PENDING,
     VOIDED,
     Change,
+    Counted,
     Grant,
     Hold,
 )
@@ -46,6 +48,11 @@ class QuotaLog:
         self.frozen = ""
         #: Whether it has ever had a grant.
         self.is_granted = False
+        self.limits: tuple[Limit, ...] = ()
+        self.last_count_ms = 0
+        self.counted: tuple[Counted, ...] = ()
+        #: Limits that began anew when the quota was loaded: from which count, and which instant.
+        self.anew: dict[str, tuple[int, int]] = {}
         self.grants: dict[str, Grant] = {}
         self.holds: dict[str, Hold] = {}
         #: The entry of each remembered operation, by its id.
@@ -83,7 +90,7 @@ class QuotaLog:
     @property
     def held(self) -> int:
         """The sum of the open holds."""
-        return sum(hold.amount for hold in self.holds.values())
+        return sum(hold.amount for hold in self.holds.values() if not hold.is_counted)
 
     @property
     def balance(self) -> int:
@@ -128,6 +135,7 @@ class QuotaLog:
                 f"{subject}:expire",
                 amount=hold.amount,
                 subject=subject,
+                flags=events.COUNTED if hold.is_counted else "",
             )
             return
         grant = self.grants[subject]
@@ -139,6 +147,16 @@ class QuotaLog:
             amount = self._end(grant, EXPIRED)
             kind, operation_id = events.GRANT_EXPIRED, f"{subject}:expire"
         self._write(kind, at_ms, operation_id, amount=amount, subject=subject, is_remembered=False)
+
+    # -- what counts in limits
+
+    def _correct(self, hold: Hold, units: int) -> None:
+        """Let so many units more or less count where a hold counts."""
+        if hold.counts_at_ms is not None:
+            self._note_count(hold.counts_at_ms, units, 0, is_correction=True)
+
+    def _note_count(self, at_ms: int, units: int, calls: int, *, is_correction: bool) -> None:
+        self.counted = (*self.counted, Counted(at_ms, units, calls, is_correction))
 
     # -- the log
 
@@ -278,8 +296,9 @@ class QuotaLog:
                 is_remembered=False,
             )
 
-    def _close(self, hold: Hold) -> None:
+    def _close(self, hold: Hold, used: int = 0) -> None:
         """Give the rest of a hold back, last taken first, and forget the hold."""
+        self._correct(hold, used - hold.amount)
         for grant_id, units in reversed(hold.parts):
             self._flow_in(self.grants[grant_id], units, freed=units)
         del self.holds[hold.hold_id]

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from quota_engine.limits import UNITS
+
 PENDING, LIVE, EXPIRED, VOIDED = "pending", "live", "expired", "voided"
 
 
 class Refused(Exception):
-    """An operation that was refused, by its code. ``available``: what could be admitted."""
+    """
+    An operation that was refused, by its code. ``available``: what could be admitted.
 
-    def __init__(self, code: str, available: int | None = None) -> None:
+    ``told``: what else the caller is told.
+    """
+
+    def __init__(
+        self, code: str, available: int | None = None, told: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(code if available is None else f"{code} {available}")
         self.code = code
         self.available = available
+        self.told = told
 
 
 @dataclass(slots=True)
@@ -37,12 +46,32 @@ class Grant:
 
 @dataclass(slots=True)
 class Hold:
-    """Quota set aside. ``parts``: grants and units in the order taken; the rest is uncovered."""
+    """
+    Quota set aside. ``parts``: grants and units in the order taken; the rest is uncovered.
+
+    ``counts_at_ms``: where it counts in limits; ``is_counted``: it does nothing else.
+    """
 
     hold_id: str
     amount: int
     expires_at_ms: int
     parts: list[tuple[str, int]] = field(default_factory=list)
+    counts_at_ms: int | None = None
+    is_counted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Units and calls that limits let through at an instant; a correction may be negative."""
+
+    at_ms: int
+    units: int
+    calls: int
+    is_correction: bool
+
+    def amount_of(self, what: str) -> int:
+        """Return how much it is of what a limit limits."""
+        return self.units if what == UNITS else self.calls
 
 
 @dataclass(frozen=True, slots=True, order=True)

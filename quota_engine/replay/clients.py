@@ -27,6 +27,7 @@ from quota_engine.engine import QuotaEngine
 from quota_engine.errors import (
     BackpressureError,
     EngineUnavailableError,
+    LimitExceededError,
     QuotaError,
     QuotaFrozenError,
     QuotaInsufficientError,
@@ -52,6 +53,7 @@ DAY_PAUSE_SECONDS = 0.005
 
 REFUSALS: dict[type[QuotaError], str] = {
     QuotaInsufficientError: "insufficient",
+    LimitExceededError: "limited",
     BackpressureError: "backpressure",
     QuotaFrozenError: "frozen",
 }

@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text, update
 
-from quota_engine.commands import GrantTerms
+from quota_engine.commands import GrantTerms, WindowCount
 from quota_engine.embedded import PostgresServer
 from quota_engine.errors import (
     EngineUnavailableError,
@@ -62,8 +62,10 @@ def test_a_snapshot_is_the_quota_as_it_was_persisted(outbox: OutboxWriter) -> No
     assert (snapshot.debt, snapshot.overdraft_limit, snapshot.frozen) == (0, None, "")
     assert {
         (grant.grant_id, grant.remaining, grant.reserved, grant.state) for grant in snapshot.grants
-    } == {("g4", 50, 8, "live"), ("t2:in:1", 4, 0, "live"), ("t2:in:2", 5, 0, "live")}
+    } == {("g4", 49, 8, "live"), ("t2:in:1", 4, 0, "live"), ("t2:in:2", 5, 0, "live")}
     assert {grant.expires_at_ms for grant in snapshot.grants} == {NEVER_MS}
+    hour = WindowCount("calls:hour:sliding", 0, (AT_MS + 30) // 60_000 * 60_000, 1)
+    assert (snapshot.limits, snapshot.counts) == (written[-2].entry.terms, (hour,))
     [hold] = snapshot.holds
     assert (hold.hold_id, hold.amount, hold.allocations) == ("h4", 8, (("g4", 8),))
     remembered = [operation.operation_id for operation in snapshot.operations]
@@ -208,7 +210,7 @@ def test_the_books_sum_to_zero(outbox: OutboxWriter) -> None:
         rows = connection.execute(text("SELECT book, amount FROM books"))
         books = {row.book: row.amount for row in rows}
     assert sum(books.values()) == 0
-    told = {"balances": 67, "expired": 35, "usage": 151, "issued": -250, "transferred": -3}
+    told = {"balances": 66, "expired": 35, "usage": 152, "issued": -250, "transferred": -3}
     assert books == told
 
 

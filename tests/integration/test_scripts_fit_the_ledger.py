@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
 
 from quota_engine.commands import (
+    Action,
     CancelOperation,
     CaptureHold,
     CatchUp,
@@ -20,19 +22,30 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReleaseHold,
+    SetLimit,
     SetOverdraftLimit,
     VoidGrant,
 )
 from quota_engine.commands.replies import CatchUpError, QuotaNotLoadedError
 from quota_engine.errors import QuotaError
 from quota_engine.events import NEVER_MS
+from quota_engine.jobs.reconcile import reconcile
 from quota_engine.jobs.running import run_command
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
+from quota_engine.limits import checked_limit
 from tests.deployments import Deployment
 from tests.entries import AT_MS
 
 STEPS = 500
+#: Of each length that the ledger keeps, and of one that it does not.
+LIMITS = (
+    checked_limit(300, of="units", per="minute", window=None, time_zone="UTC"),
+    checked_limit(2_000, of="units", per="hour", window=None, time_zone="UTC"),
+    checked_limit(3_000, of="units", per="day", window=None, time_zone="Asia/Kolkata"),
+    checked_limit(80, of="calls", per="week", window="sliding", time_zone="UTC"),
+    checked_limit(6, of="holds", per=None, window=None, time_zone="UTC"),
+)
 Maker = Callable[[], Command[object]]
 
 
@@ -52,6 +65,7 @@ class Chance:
         makers: list[Maker] = [
             *(self.issue, self.place, self.place, self.debit, self.extend, self.extend),
             *(self.capture, self.capture_part, self.release, self.void, self.limit, self.cancel),
+            self.window_limit,
         ]
         return self.random.choice(makers)()
 
@@ -86,6 +100,16 @@ class Chance:
             quota=self.random.choice(self.names),
             operation_id=f"l{self.step}",
             overdraft_limit=self.random.choice([0, 60, None]),
+        )
+
+    def window_limit(self) -> Command[object]:
+        limit = self.random.choice(LIMITS)
+        return SetLimit(
+            quota=self.random.choice(self.names),
+            operation_id=f"w{self.step}",
+            action=self.random.choice([Action.SET, Action.SET, Action.REMOVE]),
+            limit=replace(limit, amount=self.units(limit.amount * 2)),
+            at_ms=self.now_ms,
         )
 
     def place(self) -> Command[object]:
@@ -168,4 +192,6 @@ def test_whatever_the_scripts_write_the_ledger_takes(deployment: Deployment, see
         misfits = connection.execute(text("SELECT reason FROM quarantine")).all()
     assert misfits == []
     assert list(verify(deployment.ledger)) == []
+    opened = deployment.opened
+    assert reconcile(deployment.redis, deployment.ledger, opened=opened).drifts == ()
     assert sum(head.version for head in deployment.ledger.known_quotas()) > STEPS / 4

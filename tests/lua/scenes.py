@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from quota_engine.commands import (
+    Action,
     CancelOperation,
     CaptureHold,
     CatchUp,
@@ -18,11 +20,13 @@ from quota_engine.commands import (
     HydrateQuota,
     IssueGrant,
     PlaceHold,
+    ReadLimits,
     RecordRepair,
     RecordUsage,
     Refund,
     RefundPart,
     ReleaseHold,
+    SetLimit,
     SetOverdraftLimit,
     Snapshot,
     Transfer,
@@ -33,6 +37,7 @@ from quota_engine.commands import (
 )
 from quota_engine.instants import NEVER_MS
 from quota_engine.keys import QuotaName
+from quota_engine.limits import Limit, checked_limit
 from tests.shards import EPOCH, NOON_MS, Raw, Shard
 
 Test = TypeVar("Test", bound=Callable[..., Any])
@@ -60,6 +65,12 @@ WRITING: dict[str, Command[Any]] = {
     ),
     "void_grant": VoidGrant(quota=NAME, grant_id="g"),
     "set_overdraft_limit": SetOverdraftLimit(quota=NAME, operation_id="new", overdraft_limit=100),
+    "set_limit": SetLimit(
+        quota=NAME,
+        operation_id="new",
+        action=Action.SET,
+        limit=Limit(of="units", per="minute", window="sliding", amount=100),
+    ),
     "record_usage": RecordUsage(quota=NAME, operation_id="new", details='{"usage":{}}'),
     "record_repair": RecordRepair(quota=NAME, operation_id="new", cause="held", details="{}"),
     "cancel_operation": CancelOperation(quota=NAME, operation_id="new", is_absent=True),
@@ -82,6 +93,7 @@ NEED_SOUND_LOG = (
     "issue_grant",
     "void_grant",
     "set_overdraft_limit",
+    "set_limit",
     "refund",
     "transfer_out",
     "transfer_in",
@@ -177,6 +189,35 @@ class Scene(Shard):
     def limit(self, limit: int | None, operation_id: str = "limit") -> Raw:
         command = SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit)
         return self.call(command)
+
+    def set_limit(
+        self,
+        amount: int,
+        per: str | None,
+        *,
+        of: str = "units",
+        window: str | None = None,
+        time_zone: str = "UTC",
+        action: Action = Action.SET,
+        quota: QuotaName = NAME,
+        **more: Any,
+    ) -> Raw:
+        """Change a limit; every change has an id of its own."""
+        limit = checked_limit(amount, of=of, per=per, window=window, time_zone=time_zone)
+        command = SetLimit(
+            quota=quota,
+            operation_id=f"limit{self.client.xlen(self.keys.outbox)}",
+            action=action,
+            limit=replace(limit, **more),
+            at_ms=self.now_ms or 0,
+        )
+        return self.call(command)
+
+    def limits(self, quota: QuotaName = NAME) -> list[tuple[str, int, int]]:
+        """Key, cap and what was let through of every limit."""
+        command = ReadLimits(quota=quota)
+        told = command.parse(["LIMITS", *self.call(command)[1:]]).standings
+        return [(f"{one.of}/{one.per}", one.cap, one.used) for one in told]
 
     def cancel(self, operation_id: str, *, absent: bool = True) -> Raw:
         command = CancelOperation(quota=NAME, operation_id=operation_id, is_absent=absent)

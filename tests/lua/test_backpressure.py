@@ -15,7 +15,7 @@ from tests.shards import EPOCH, WRITING_ROWS
 
 REFUSED = (
     *("place_hold", "extend_hold", "debit", "issue_grant", "set_overdraft_limit"),
-    *("transfer_out", "transfer_quota"),
+    *("set_limit", "transfer_out", "transfer_quota"),
 )
 
 

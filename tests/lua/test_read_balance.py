@@ -36,7 +36,7 @@ def test_a_balance_is_read_in_the_right_epoch_of_a_loaded_quota(scene: Scene) ->
 
 def test_a_balance_without_its_grants_is_short(scene: Scene) -> None:
     scene.funded()
-    assert len(scene.call(ReadBalance(quota=NAME, with_grants=False))) == 11
+    assert len(scene.call(ReadBalance(quota=NAME, with_grants=False))) == 12
 
 
 def test_an_unlimited_quota_says_so(scene: Scene) -> None:

@@ -11,6 +11,7 @@ from hypothesis import Phase
 
 from quota_engine.chain import Grant
 from quota_engine.commands import (
+    Action,
     CancelOperation,
     CaptureHold,
     CatchUp,
@@ -25,6 +26,7 @@ from quota_engine.commands import (
     Refund,
     RefundPart,
     ReleaseHold,
+    SetLimit,
     SetOverdraftLimit,
     TransferIn,
     TransferOut,
@@ -32,6 +34,7 @@ from quota_engine.commands import (
 )
 from quota_engine.events import Entry
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.limits import marks_at
 from quota_engine.quotas import Quota, Refused
 from quota_engine.scripts import load_scripts
 
@@ -56,18 +59,20 @@ def expected(
     *,
     print_: str = "",
     details: str = "",
+    is_counted: bool = False,
 ) -> list[str]:
     """
     Return what the model answers, refusals included, in a script's words.
 
     ``print_``: the fingerprint of the call that this is a part of; empty: its own. ``details``:
-    what an extension writes down.
+    what an extension writes down. ``is_counted``: the quota does not gate the call.
     """
+    options = {"is_counted": True} if is_counted else {}
     try:
-        return list(_answer(quota, command, (now_ms, due_max), print_, details))
+        return list(_answer(quota, command, (now_ms, due_max), print_, details, **options))
     except Refused as refused:
         available = [] if refused.available is None else [str(refused.available)]
-        return [refused.code, *available]
+        return [refused.code, *available, *refused.told]
 
 
 def altered(command: Command[Any]) -> Command[Any]:
@@ -77,6 +82,8 @@ def altered(command: Command[Any]) -> Command[Any]:
             return replace(command, terms=replace(command.terms, amount=command.terms.amount + 1))
         case SetOverdraftLimit():
             return replace(command, overdraft_limit=7)
+        case SetLimit() if command.action is not Action.RENEW:
+            return replace(command, limit=replace(command.limit, amount=command.limit.amount + 1))
         case RecordUsage():
             return replace(command, details="{}")
         case RecordRepair():
@@ -90,7 +97,12 @@ def altered(command: Command[Any]) -> Command[Any]:
 
 
 def _answer(
-    quota: Quota, command: Command[Any], at: tuple[int, int], print_: str, details: str
+    quota: Quota,
+    command: Command[Any],
+    at: tuple[int, int],
+    print_: str,
+    details: str,
+    **more: Any,
 ) -> tuple[str, ...]:
     now_ms, due_max = at
     if isinstance(command, CatchUp):
@@ -119,7 +131,7 @@ def _answer(
             return quota.void_grant(*arguments, details=command.details, **options)
         case PlaceHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
             arguments = (now_ms, hold_id, print_, amount, ttl_ms)
-            return quota.place_hold(*arguments, details=command.details, **options)
+            return quota.place_hold(*arguments, details=command.details, **options, **more)
         case ExtendHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
             arguments = (now_ms, hold_id, command.operation_id, print_)
             options["details"] = details
@@ -131,17 +143,33 @@ def _answer(
                 is_known=command.is_known,
                 details=command.details,
                 **options,
+                **more,
             )
         case ReleaseHold(hold_id=hold_id):
             arguments = (now_ms, hold_id, command.operation_id, print_)
             return quota.release_hold(*arguments, details=command.details, **options)
         case Debit(operation_id=operation_id, amount=amount):
             options |= {"already_used": command.already_used, "details": command.details}
-            return quota.debit(now_ms, operation_id, print_, amount, **options)
-        case SetOverdraftLimit(operation_id=operation_id, overdraft_limit=limit):
-            options["details"] = command.details
-            return quota.set_overdraft_limit(now_ms, operation_id, print_, limit, **options)
+            return quota.debit(now_ms, operation_id, print_, amount, **options, **more)
+        case SetLimit() | SetOverdraftLimit():
+            return _set(quota, command, now_ms, print_, options)
     raise TypeError(f"the model has no {command.script}")
+
+
+def _set(
+    quota: Quota,
+    command: SetLimit | SetOverdraftLimit,
+    now_ms: int,
+    print_: str,
+    options: dict[str, Any],
+) -> tuple[str, ...]:
+    """Return the answer to what sets a limit, of whichever kind."""
+    options["details"] = command.details
+    asked = (now_ms, command.operation_id, print_)
+    if isinstance(command, SetOverdraftLimit):
+        return quota.set_overdraft_limit(*asked, command.overdraft_limit, **options)
+    limit = replace(command.limit, marks=marks_at(command.limit, command.at_ms))
+    return quota.set_limit(*asked, command.action.value, limit, **options)
 
 
 def _noted(

@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from quota_engine import kinds
+from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.chain import QuotaLog
 from quota_engine.commands import (
+    Action,
     CaptureHold,
     Debit,
     DebitUsed,
@@ -23,6 +25,7 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReleaseHold,
+    SetLimit,
     SetOverdraftLimit,
     Share,
 )
@@ -30,9 +33,11 @@ from quota_engine.commands.arguments import details_text
 from quota_engine.commands.shares import suffix_of
 from quota_engine.events import NEVER_MS, next_chain
 from quota_engine.keys import QuotaName
-from quota_engine.quotas import Quota
+from quota_engine.limits import checked_limit
+from quota_engine.quotas import Asking, Quota
 from quota_engine.scopes import parents_of
 from tests.properties.beside import expected, fingerprint_of
+from tests.properties.limiting import KINDS, check_counts
 from tests.shards import NOON_MS, Raw, Shard, check_state, snapshot_of
 
 ACCOUNTS = ("根", "根/甲", "根/乙", "根/甲/1", "根/甲/2", "根/乙/1")
@@ -91,7 +96,7 @@ class Family:
     def act(self) -> None:
         """Do something."""
         chance, self.now_ms = self.chance, self.now_ms + self.chance.choice([0, 0, 1, 300, 1500])
-        what = chance.randrange(14)
+        what = chance.randrange(16)
         if what < 3:
             self.grant()
         elif what == 3:
@@ -105,6 +110,8 @@ class Family:
             self.call(kind(quota=quota, operation_id=operation_id, amount=amount, shares=shares))
         elif what == 9 and self.calls:
             self.again(*chance.choice(self.calls))
+        elif what > 13:
+            self.set_limit()
         elif self.holds:
             self.go_on(chance.choice(self.holds))
 
@@ -124,7 +131,21 @@ class Family:
         operation_id = self.fresh("o")
         self.alone(SetOverdraftLimit(quota=name, operation_id=operation_id, overdraft_limit=limit))
 
-    def alone(self, command: IssueGrant | SetOverdraftLimit) -> None:
+    def set_limit(self) -> None:
+        """A limit of any quota: also of one that has nothing else, and only counts."""
+        chance = self.chance
+        kind = chance.choice([KINDS[0], KINDS[1], KINDS[3], KINDS[7], KINDS[9]])
+        amount = chance.randint(10, 60) if kind.of == "units" else chance.randint(1, 3)
+        command = SetLimit(
+            quota=chance.choice(list(self.quotas)),
+            operation_id=self.fresh("w"),
+            action=chance.choice([Action.SET, Action.SET, Action.REMOVE]),
+            limit=checked_limit(amount, **kind._asdict()),
+            at_ms=self.now_ms,
+        )
+        self.alone(command)
+
+    def alone(self, command: IssueGrant | SetOverdraftLimit | SetLimit) -> None:
         """Do something to one quota, on both sides."""
         wanted = expected(self.quotas[command.quota], command, self.now_ms, DUE_MAX)
         assert self.shard.call(command, now_ms=self.now_ms) == wanted
@@ -173,7 +194,12 @@ class Family:
 
     def again(self, command: Shared, answer: Raw) -> None:
         """The same call has its first answer and no effect; with other arguments it is refused."""
-        assert self.shard.call(command, now_ms=self.now_ms) == ["REPLAYED", *answer[1:]]
+        own = command.quota
+        told = ["REPLAYED", *answer[1:11]]
+        for place in range(11, len(answer), 11):  # of what limits no more nothing is told
+            if self.limits(own, QuotaName.parse(answer[place])):
+                told += answer[place : place + 11]
+        assert self.shard.call(command, now_ms=self.now_ms) == told
         if not isinstance(command, ReleaseHold):
             other = replace(command, amount=command.amount + 1)
             assert self.shard.call(other, now_ms=self.now_ms) == ["IDEMPOTENCY_CONFLICT"]
@@ -191,7 +217,7 @@ class Family:
         copies = {name: self.quotas[name].copied() for name in asked}
         wanted = self.together(command, asked, copies)
         assert answer == wanted, (command, answer, wanted)
-        if wanted[0] not in {"DENIED", "CLOSED"} and len(wanted) > 1:
+        if wanted[0] not in {"DENIED", "EXCEEDED", "CLOSED"} and len(wanted) > 1:
             self.quotas |= copies
             if wanted[0] != "EXTENDED":
                 self.calls.append((command, answer))
@@ -199,8 +225,27 @@ class Family:
 
     def limits(self, own: QuotaName, name: QuotaName) -> bool:
         """Whether a quota beside the first counts."""
+        return name.account == own.account or self.gates(name) or bool(self.quotas[name].limits)
+
+    def gates(self, name: QuotaName) -> bool:
+        """Whether a quota must have what a call takes."""
         model = self.quotas[name]
-        return name.account == own.account or model.is_granted or model.overdraft_limit != 0
+        return model.is_granted or model.overdraft_limit != 0
+
+    def is_counted(self, command: Shared, name: QuotaName, asked: dict[QuotaName, int]) -> bool:
+        """Whether only the limits of a quota are asked."""
+        model = self.quotas[name]
+        if isinstance(command, ExtendHold):
+            hold = model.holds.get(command.hold_id + suffix_of(command.quota, name))
+            return hold is not None and hold.is_counted
+        if self.gates(name) or name.account != command.quota.account:
+            return not self.gates(name)
+        others = (
+            other
+            for other in asked
+            if other.account != name.account and other.quota_type == name.quota_type
+        )
+        return bool(model.limits) and any(map(self.gates, others))
 
     def together(
         self, command: Shared, asked: dict[QuotaName, int], copies: dict[QuotaName, Quota]
@@ -208,35 +253,66 @@ class Family:
         """Return what a call is answered; do to the copies what it does if it is admitted."""
         print_, details = fingerprint_of(command), {"account": command.quota.account}
         lines: Raw = []
-        denied = False
+        outcomes: set[str] = set()
         for name, amount in asked.items():
             part = part_of(command, name, amount)
             told = "" if name == command.quota else details_text(details)
-            found = expected(copies[name], part, self.now_ms, DUE_MAX, print_=print_, details=told)
-            denied = denied or found[0] == "DENIED"
+            facts = {"details": told, "is_counted": self.is_counted(command, name, asked)}
+            found = expected(copies[name], part, self.now_ms, DUE_MAX, print_=print_, **facts)
+            outcomes.add(found[0])
             if name == command.quota:
                 if len(found) == 1:
                     return found  # the hold is not open, and the others are not asked
                 lines += found
+            elif found[0] in {"DENIED", "EXCEEDED"}:
+                continue
             elif len(found) > 3:
                 lines += [str(name), *found[1:]]
             elif found[0] in {"CLOSED", "HOLD_NOT_FOUND", "HOLD_CLOSED"}:
                 copies[name].catch_up(self.now_ms, DUE_MAX)  # it began to count later
             elif found[0] == "HOLD_SHRINKS":
                 return found
-        return self.denial(command, asked) if denied else lines
+        if "DENIED" in outcomes:
+            return self.denial(command, asked)
+        return self.excess(command, asked) if "EXCEEDED" in outcomes else lines
 
     def denial(self, command: Shared, asked: dict[QuotaName, int]) -> Raw:
         """Return the refusal: of each quota what was asked, and what it could have admitted."""
         reply: Raw = ["DENIED"]
-        for name, amount in asked.items():
-            model, kept = self.quotas[name].copied(), 0
-            model.catch_up(self.now_ms, DUE_MAX)
-            if isinstance(command, ExtendHold):
-                hold = model.holds.get(command.hold_id + suffix_of(command.quota, name))
-                kept, asked[name] = (hold.amount, amount) if hold else (0, 0)
-            reply += [str(name), str(asked[name]), str(kept + max(model.spendable, 0))]
-        return ["DENIED", reply[3]] if len(reply) == 4 else reply
+        for name in asked:
+            model, asking = self.asking(command, name, asked)
+            if not self.is_counted(command, name, asked):
+                available = asking.kept + max(model.spendable, 0)
+                reply += [str(name), str(asking.units or asking.kept), str(available)]
+        return ["DENIED", reply[3]] if reply[1:-2] == [str(command.quota)] else reply
+
+    def excess(self, command: Shared, asked: dict[QuotaName, int]) -> Raw:
+        """Return the refusal by a limit: the one that refuses longest, then each quota."""
+        worst, words, standings = -1, [], []
+        for name in asked:
+            model, asking = self.asking(command, name, asked)
+            refusing = model.refusing(self.now_ms, asking)
+            if refusing is not None and refusing.relief_ms > worst:
+                worst, words = refusing.relief_ms, refusing.words(str(name), self.now_ms)
+            available = AMOUNT_MAX
+            if not self.is_counted(command, name, asked):
+                available = asking.kept + max(model.spendable, 0)
+            room = min(available, model.headroom(self.now_ms, asking))
+            standings += [str(name), str(asking.units or asking.kept), str(room)]
+        return ["EXCEEDED", *words, *standings]
+
+    def asking(
+        self, command: Shared, name: QuotaName, asked: dict[QuotaName, int]
+    ) -> tuple[Quota, Asking]:
+        """Return a quota as it is now, and what the call asks of it in all."""
+        model = self.quotas[name].copied()
+        model.catch_up(self.now_ms, DUE_MAX)
+        if not isinstance(command, ExtendHold):
+            return model, Asking(asked[name], calls=1, holds=int(isinstance(command, PlaceHold)))
+        hold = model.holds.get(command.hold_id + suffix_of(command.quota, name))
+        if hold is None or hold.amount == asked[name]:  # it does not grow
+            return model, Asking(0, kept=hold.amount if hold else 0)
+        return model, Asking(asked[name], kept=hold.amount, kept_at_ms=hold.counts_at_ms)
 
     # -- looking
 
@@ -257,3 +333,4 @@ class Family:
                 chain = next_chain(log.chain, text)
                 assert kinds.misfit(log, entry, text, chain) is None
                 kinds.apply(log, entry, chain)
+            check_counts(log, quota)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.properties.family import Family
-from tests.shards import Shard
+from tests.shards import Shard, rows_met
 
 WALKS, ACTS = 4, 120
 
@@ -26,7 +26,8 @@ def shard(any_redis_url: str) -> Iterator[Shard]:
 
 
 def test_a_call_acts_on_all_of_its_quotas_or_on_none(shard: Shard) -> None:
-    outcomes = Counter[str]()
+    outcomes, flags = Counter[str](), Counter[str]()
+    rows_met.clear()
     several = 0
     for seed in range(WALKS):
         family = Family(shard, seed)
@@ -35,6 +36,9 @@ def test_a_call_acts_on_all_of_its_quotas_or_on_none(shard: Shard) -> None:
             family.check()
         family.check_logs()
         outcomes.update(answer[0] for _, answer in family.calls)
+        flags.update(flag for entry in shard.entries() for flag in entry.flags.split())
         several += sum(len(answer) > 11 for _, answer in family.calls)
     assert outcomes.keys() == {"PLACED", "CAPTURED", "RELEASED", "DEBITED"}
+    assert flags["counted"] > 10
+    assert rows_met["place_hold", "EXCEEDED"] + rows_met["debit", "EXCEEDED"] > 5
     assert several > sum(outcomes.values()) / 3

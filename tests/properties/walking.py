@@ -31,8 +31,6 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReadBalance,
-    RecordRepair,
-    RecordUsage,
     Refund,
     ReleaseHold,
     SetOverdraftLimit,
@@ -42,6 +40,8 @@ from quota_engine.events import NEVER_MS, Entry, next_chain
 from quota_engine.keys import QuotaName
 from quota_engine.quotas import Quota
 from tests.properties.beside import altered, expected, refund_of
+from tests.properties.limiting import ACTIONS, KINDS, LONG, Limited, check_counts
+from tests.properties.noting import Noting, details, due_maxes
 from tests.properties.transferring import Moving
 from tests.shards import NOON_MS, Shard, check_state, snapshot_of
 
@@ -53,12 +53,10 @@ plenty = st.integers(50, 400)
 seconds = st.integers(1, 8).map(lambda number: number * 1000)
 #: One of what is there, by its place, or something that is not.
 places = st.integers(0, 5)
-due_maxes = st.sampled_from([1, 2, 32, 32, 32])
-details = st.sampled_from(["", '{"reference":"单 7"}'])
 instants = st.sampled_from([None, None, None, 2000, 4000, 9000])
 
 
-class Rules(Moving, RuleBasedStateMachine):
+class Rules(Moving, Limited, Noting, RuleBasedStateMachine):
     """One quota on one shard, beside its model."""
 
     shard: Shard
@@ -215,21 +213,10 @@ class Rules(Moving, RuleBasedStateMachine):
         refund = refund_of(NAME, charges[place], amount, self.log.grants, **options)
         self.both(refund, due_max)
 
-    @rule(text=details, due_max=due_maxes)
-    def record_usage(self, text: str, due_max: int) -> None:
-        record = RecordUsage(quota=NAME, operation_id=self.fresh("u"), details=text)
-        self.both(record, due_max)
-
-    @rule(text=details, due_max=due_maxes)
-    def record_repair(self, text: str, due_max: int) -> None:
-        operation_id = self.fresh("m")
-        repair = RecordRepair(quota=NAME, operation_id=operation_id, cause="held", details=text)
-        self.both(repair, due_max)
-
     @rule(limit=st.sampled_from([0, 50, 300, None]))
     def set_overdraft_limit(self, limit: int | None) -> None:
-        operation_id = self.fresh("o")
-        self.both(SetOverdraftLimit(quota=NAME, operation_id=operation_id, overdraft_limit=limit))
+        fresh = self.fresh("o")
+        self.both(SetOverdraftLimit(quota=NAME, operation_id=fresh, overdraft_limit=limit))
 
     @rule(place=places, is_absent=st.booleans(), due_max=due_maxes)
     def cancel_operation(self, place: int, is_absent: bool, due_max: int) -> None:
@@ -297,8 +284,15 @@ class Rules(Moving, RuleBasedStateMachine):
             (2, lambda: self.transfer_out(amount, 1 + place, due_max)),
             (2, lambda: self.transfer_in(amount + 2, ends, place % 3 - 1, 5000, due_max)),
             (1, lambda: self.set_overdraft_limit(chance.choice([0, 50, 300, None]))),
+            (
+                2,
+                lambda: self.set_limit(
+                    amount % len(KINDS), amount * 5, chance.choice(ACTIONS), 32
+                ),
+            ),
             (4, lambda: self.send_again(chance.randint(1, 8), is_odd)),
             (4, lambda: self.time_passes(chance.choice([1, 500, 1000, 1000, 2000, 4000]))),
+            (1, lambda: self.much_time_passes(chance.choice(LONG))),
             (1, lambda: self.catch_up(due_max)),
             (1, lambda: (self.record_repair if is_odd else self.record_usage)("", due_max)),
             (2, lambda: self.cancel_operation(place, is_odd, due_max)),
@@ -363,6 +357,7 @@ class Rules(Moving, RuleBasedStateMachine):
             self.quota.operations = {}
         hydrate = HydrateQuota(snapshot=snapshot_of(self.quota), may_create=True)
         assert self.shard.call(hydrate) == ["LOADED"]
+        self.quota.loaded_anew()
 
     @invariant()
     def redis_keeps_what_the_model_says(self) -> None:
@@ -376,6 +371,7 @@ class Rules(Moving, RuleBasedStateMachine):
         for entry in entries[self.known :]:
             self.take(entry)
         self.known = len(entries)
+        check_counts(self.log, self.quota)
 
     def take(self, entry: Entry) -> None:
         debt_before = self.log.debt

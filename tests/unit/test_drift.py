@@ -90,7 +90,7 @@ def test_a_quota_that_is_not_in_redis_is_no_drift_while_its_log_is_whole() -> No
         (
             {"holds": {"hold-1": HoldFacts(120, (("grant-b", 100),))}},
             Cause.HOLD_EDITED,
-            "hold hold-1 covered",
+            "hold hold-1 terms",
             ("grant-b 100", "grant-a 100"),
         ),
         (

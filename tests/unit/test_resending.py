@@ -119,7 +119,7 @@ def test_every_command_that_a_caller_is_answered_for_is_sent_again() -> None:
     sent = {name for name, kind in known_commands().items() if kind.is_sent_again}
     engines_own = {"catch_up", "drop_quota", "freeze_quota", "hydrate_quota", "note_persisted"}
     engines_own |= {"read_balance", "record_repair", "snapshot_quota", "trim_outbox"}
-    engines_own |= {"read_accounts", "set_account"}
+    engines_own |= {"read_accounts", "read_limits", "set_account"}
     assert known_commands().keys() - sent == engines_own | {"unload_quota"}
 
 

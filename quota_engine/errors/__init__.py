@@ -3,6 +3,8 @@ Every error the engine raises on purpose. It must not know who raises them.
 
 * QuotaError
   x QuotaInsufficientError    the quota cannot pay; nothing changed
+    x LimitExceededError      a limit lets no more through now; nothing changed
+  x LimitNotFoundError        the quota has no such limit
   x InvalidAmountError        not a whole number the engine can count (also a ValueError)
   x InvalidArgumentError      any other argument that cannot be meant (also a ValueError)
   x GrantNotFoundError        no such grant in this quota
@@ -39,31 +41,26 @@ Refusals carry their numbers as attributes. An unknown answer is a fault, never 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar
 
+from quota_engine.errors.refused import (
+    LimitExceededError,
+    LimitTold,
+    QuotaError,
+    QuotaInsufficientError,
+    ScopeStanding,
+)
 
-class QuotaError(Exception):
-    """
-    Base class of every error the engine raises on purpose.
-
-    ``http_status`` is what a web server answers for it: see docs/errors.md. ``retry_after``:
-    seconds after which the same call may be admitted; None: nobody knows, or never.
-    """
-
-    http_status: ClassVar[int] = 500
-    retry_after: float | None = None
-
-    @property
-    def http_headers(self) -> Mapping[str, str]:
-        """What a web server adds to its answer: ``Retry-After``, in whole seconds, rounded up."""
-        if self.retry_after is None:
-            return {}
-        return {"Retry-After": str(math.ceil(self.retry_after))}
+#: What is made elsewhere in this package, and known by this name.
+__all__ = [
+    "LimitExceededError",
+    "LimitTold",
+    "QuotaError",
+    "QuotaInsufficientError",
+    "ScopeStanding",
+]
 
 
 class _NotFoundError(QuotaError):
@@ -78,58 +75,8 @@ class _ConflictError(QuotaError):
     http_status = 409
 
 
-@dataclass(frozen=True, slots=True)
-class ScopeStanding:
-    """What a refused call asked of one quota, and what that could have admitted, in its units."""
-
-    account: str
-    quota_type: str
-    required: int
-    available: int
-
-
-class QuotaInsufficientError(QuotaError):
-    """
-    The quota cannot pay that much. Nothing was changed.
-
-    ``required`` and ``available`` are units of the quota type; ``available`` is what could have
-    been admitted. ``account`` and ``quota_type`` name the quota that refused, which may be that of
-    an account above the caller's; ``scopes`` tells of every quota that the call acts on.
-    """
-
-    http_status = 402
-
-    def __init__(
-        self,
-        account: str,
-        quota_type: str,
-        *,
-        required: int,
-        available: int,
-        scopes: tuple[ScopeStanding, ...] = (),
-    ) -> None:
-        super().__init__(f"{account} has {available} {quota_type} available, {required} required")
-        self.account = account
-        self.quota_type = quota_type
-        self.required = required
-        self.available = available
-        self.scopes = scopes or (ScopeStanding(account, quota_type, required, available),)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        asked = (self.account, self.quota_type, self.required, self.available)
-        return _rebuild_insufficient, (*asked, self.scopes)
-
-
-def _rebuild_insufficient(
-    account: str,
-    quota_type: str,
-    required: int,
-    available: int,
-    scopes: tuple[ScopeStanding, ...] = (),
-) -> QuotaInsufficientError:
-    return QuotaInsufficientError(
-        account, quota_type, required=required, available=available, scopes=scopes
-    )
+class LimitNotFoundError(_NotFoundError):
+    """The quota has no such limit."""
 
 
 class InvalidArgumentError(QuotaError, ValueError):
