@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from quota_engine.account_moves import AccountMove
 from quota_engine.commands import (
     Allocation,
     Balance,
@@ -39,6 +40,7 @@ from quota_engine.errors import (
     LimitExceededError,
     LimitNotFoundError,
     ModelDisabledError,
+    MoveRefusedError,
     NotSeenError,
     OperationCancelledError,
     OperationNotFoundError,
@@ -73,6 +75,7 @@ __all__ = [
     "AccountBarredError",
     "AccountChange",
     "AccountClosedError",
+    "AccountMove",
     "AccountPolicy",
     "AccountStanding",
     "AccountSuspendedError",
@@ -104,6 +107,7 @@ __all__ = [
     "LimitNotFoundError",
     "ListedGrant",
     "ModelDisabledError",
+    "MoveRefusedError",
     "NotSeenError",
     "OperationCancelledError",
     "OperationNotFoundError",

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
+from quota_engine.account_moves import AccountMove, Moving
 from quota_engine.alerts.channels import Channel, ChannelTerms, Claimed, Delivery
 from quota_engine.alerts.rules import AlertChange, AlertRule, By, RuleTerms
 from quota_engine.alerts.told import Alert, AlertQuery, AlertStory
@@ -301,6 +302,24 @@ class AccountStore(Protocol):
     def history(self, account: str) -> Sequence[AccountChange]: ...
 
 
+class MoveStore(Protocol):
+    """Moves of accounts in PostgreSQL. ``now`` None: PostgreSQL's clock decides."""
+
+    def begin(self, wanted: WantedPolicy, now: datetime | None) -> AccountMove: ...
+    def plan(self, operation_id: str, now: datetime | None) -> Sequence[str]:
+        """Turn what points to the account to its new place; return whose policies are there."""
+
+    def quotas_of(self, operation_id: str) -> Sequence[Moving]: ...
+    def unvoided(self, operation_id: str) -> Sequence[VoidGrant]: ...
+    def note_voided(self, operation_id: str, quota: QuotaName, grant_id: str) -> None: ...
+    def hand_over(self, operation_id: str, now: datetime | None) -> Sequence[IssueGrant]:
+        """Promise at the new place what was voided at the old one; return all that is promised."""
+
+    def finish(self, operation_id: str) -> AccountMove: ...
+    def unfinished(self, limit: int) -> Sequence[AccountMove]: ...
+    def strays(self, limit: int) -> Sequence[tuple[AccountMove, Moving]]: ...
+
+
 class Backing(Protocol):
     """The ledger, the gate and the drain, as a client sees them."""
 
@@ -308,6 +327,8 @@ class Backing(Protocol):
     def price_store(self) -> PriceStore: ...
     @property
     def account_store(self) -> AccountStore: ...
+    @property
+    def move_store(self) -> MoveStore: ...
     @property
     def batch_store(self) -> BatchStore: ...
     @property

@@ -41,6 +41,7 @@ from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
 from quota_engine.jobs.thaw import ThawReport
 from quota_engine.keys import QuotaName, shard_of
+from quota_engine.ledger.account_moves import MoveTables
 from quota_engine.ledger.batches import BatchTables
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.migrate import check_migrated, upgrade
@@ -73,6 +74,7 @@ class Deployment:
         self.price_store = PriceTables(self.ledger)
         self.sale_store = SaleTables(self.ledger)
         self.account_store = AccountTables(self.ledger)
+        self.move_store = MoveTables(self.ledger)
         self.batch_store = BatchTables(self.ledger)
         self.statement_store = StatementTables(self.ledger)
         self.plan_store = SubscriptionTables(self.ledger)

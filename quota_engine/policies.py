@@ -24,9 +24,9 @@ from quota_engine.keys import QuotaName, parents_of
 ACTIVE, SUSPENDED, CLOSED = "active", "suspended", "closed"
 STATES = (ACTIVE, SUSPENDED, CLOSED)
 
-SUSPEND, ACTIVATE, CLOSE, REPAIR = "suspend", "activate", "close", "repair"
+SUSPEND, ACTIVATE, CLOSE, MOVE, REPAIR = "suspend", "activate", "close", "move", "repair"
 #: What each act makes of an account.
-STATE_AFTER = {SUSPEND: SUSPENDED, ACTIVATE: ACTIVE, CLOSE: CLOSED}
+STATE_AFTER = {SUSPEND: SUSPENDED, ACTIVATE: ACTIVE, CLOSE: CLOSED, MOVE: CLOSED}
 
 _BARS: Mapping[str, type[AccountBarredError]] = {
     SUSPENDED: AccountSuspendedError,
@@ -49,13 +49,15 @@ class AccountPolicy:
     revision: int = 0
     changed_by: str | None = None
     changed_at: datetime | None = None
+    #: Where the account is instead.
+    moved_to: str | None = None
     #: The same operation again: this is how the account is now.
     replayed: bool = False
 
     @property
     def words(self) -> str:
         """What is said of it, as the history tells it."""
-        return self.state
+        return self.state if self.moved_to is None else f"moved to {self.moved_to}"
 
     @property
     def is_restricting(self) -> bool:
@@ -106,11 +108,14 @@ class WantedPolicy:
     operation_id: str
     operator: str | None = None
     reason: str | None = None
+    #: Of a move: where to.
+    target: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """What makes this act this act; who does it, and why, may be told otherwise."""
-        return f"{self.action} {self.account}"
+        act = f"{self.action} {self.account}"
+        return act if self.target is None else f"{act}\n{self.target}"
 
 
 def applied(policy: AccountPolicy, wanted: WantedPolicy, at: datetime) -> AccountPolicy:
@@ -124,11 +129,19 @@ def applied(policy: AccountPolicy, wanted: WantedPolicy, at: datetime) -> Accoun
         policy,
         state=state,
         since=policy.since if policy.state == state and policy.since else at,
-        reason=wanted.reason,
+        reason=_told(wanted),
         revision=policy.revision + 1,
         changed_by=wanted.operator,
         changed_at=at,
+        moved_to=wanted.target if wanted.action == MOVE else None,
     )
+
+
+def _told(wanted: WantedPolicy) -> str | None:
+    """Return the reason that callers are told."""
+    if wanted.target is None:
+        return wanted.reason
+    return f"moved to {wanted.target}" + (f" ({wanted.reason})" if wanted.reason else "")
 
 
 def standing_of(account: str, policies: Sequence[AccountPolicy]) -> AccountStanding:

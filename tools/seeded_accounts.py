@@ -5,6 +5,7 @@ from __future__ import annotations
 from tools.mutant import Mutant
 
 SCRIPTS, STATES = "tests/lua/test_accounts.py", "tests/integration/test_accounts.py"
+MOVES = "tests/integration/test_account_moves.py"
 
 ACCOUNTS = (
     Mutant(
@@ -62,5 +63,33 @@ ACCOUNTS = (
         "        self._refuse_barred(command.quota.account)\n        allowance",
         "        allowance",
         (f"{STATES}::test_while_redis_is_away_the_suspended_are_not_admitted",),
+    ),
+    Mutant(
+        "what was voided for a move is promised again",
+        "quota_engine/ledger/account_move_steps.py",
+        ".values(issued=row.voided, pieces=row.pieces + 1)",
+        ".values(pieces=row.pieces + 1)",
+        (f"{MOVES}::test_an_account_moves_with_all_that_it_has",),
+    ),
+    Mutant(
+        "a move is finished while holds are open",
+        "quota_engine/ledger/account_move_steps.py",
+        '(holds, holds.c.state == "open")',
+        '(holds, holds.c.state == "closed")',
+        (f"{MOVES}::test_open_holds_are_settled_at_the_old_place_and_what_they_leave_follows",),
+    ),
+    Mutant(
+        "a move whose caller died is left alone",
+        "quota_engine/ledger/account_moves.py",
+        "table.c.finished_at.is_(None)",
+        "table.c.finished_at.is_not(None)",
+        (f"{MOVES}::test_who_dies_at_a_step_of_a_move_is_followed_by_the_schedule",),
+    ),
+    Mutant(
+        "a subscription's grants lose their ids when its account moves",
+        "quota_engine/ledger/account_move_steps.py",
+        'or_(table.c.source == "purchase", is_of_subscription)',
+        'table.c.source == "purchase"',
+        (f"{MOVES}::test_a_subscription_and_an_order_go_on_at_the_new_place",),
     ),
 )

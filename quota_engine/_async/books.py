@@ -42,7 +42,7 @@ class AsyncBooks(AsyncCalling):
         super().__init__(transport, backing, settings)
         self.reports = AsyncReports(transport, backing, settings)
         self.pools = AsyncPools(transport, backing, settings)
-        self.accounts = AsyncAccounts(transport, backing)
+        self.accounts = AsyncAccounts(transport, backing, settings)
         self.alerts = AsyncAlerts(transport, backing, settings)
 
     async def check_pool(self, provider: str, currency: str | None = None) -> None:

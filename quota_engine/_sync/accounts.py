@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from quota_engine import flows
+from quota_engine._sync.account_moving import AccountMover, persisted
 from quota_engine._sync.transport import Transport
+from quota_engine.account_moves import AccountMove, checked_move_id, checked_target
 from quota_engine.arguments import checked_text
 from quota_engine.backing import AccountStore, Backing
-from quota_engine.errors import EngineUnavailableError, InvalidArgumentError
+from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_account, checked_id, new_id
 from quota_engine.instants import from_ms
 from quota_engine.policies import (
     ACTIVATE,
     CLOSE,
+    MOVE,
     STATES,
     SUSPEND,
     AccountChange,
@@ -24,6 +28,7 @@ from quota_engine.policies import (
     WantedPolicy,
     standing_of,
 )
+from quota_engine.settings import Settings
 from quota_engine.waiting import in_place
 
 
@@ -37,9 +42,10 @@ class Accounts:
     returns the account as it is, ``.replayed``. ``operator`` and ``reason`` stay in the history.
     """
 
-    def __init__(self, transport: Transport, backing: Backing) -> None:
+    def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
         self._transport = transport
         self._backing = backing
+        self._mover = AccountMover(transport, backing, settings)
 
     def suspend(
         self,
@@ -82,6 +88,50 @@ class Accounts:
     ) -> AccountPolicy:
         """End a suspension, or open a closed account again. One above it may bar it still."""
         return self._change(ACTIVATE, account, reason, operator, operation_id)
+
+    def move(
+        self,
+        account: str,
+        to: str | None = None,
+        *,
+        parent: str | None = None,
+        reason: str,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountMove:
+        """
+        Give an account and all below it another place: ``to``, or its own name below ``parent``.
+
+        Of the same root or another one, in use by nobody. Grants keep their terms; those that have
+        yet to start, and those of subscriptions and orders, their ids too. Overdraft limits,
+        subscriptions, orders and policies go with them. The old account is closed, and its
+        callers are told where it went; open holds are settled there, and what they leave over
+        follows, by the workers. Raises ``MoveRefusedError`` for what cannot move: a quota that is
+        frozen or in debt, a place that is in use. Takes a few round trips for each quota.
+        """
+        name = checked_account(account)
+        if operation_id is None:
+            operation_id = new_id("move", self._transport.now_ms())
+        wanted = WantedPolicy(
+            account=name,
+            action=MOVE,
+            operation_id=checked_move_id(operation_id),
+            operator=checked_text(operator, name="operator"),
+            reason=_required(reason),
+            target=checked_target(name, to, parent),
+        )
+        for place in (name, wanted.target or ""):
+            self._transport.drive(persisted(place))
+        move = in_place(self._backing.move_store.begin, wanted, self._now())
+        if move.finished_at is not None:
+            return move
+        try:
+            return replace(self._mover.advance(move), replayed=move.replayed)
+        except QuotaError as error:
+            raise EngineUnavailableError(
+                f"that {account} moves to {move.target} is recorded, but it is not done yet; the"
+                f" workers go on, or the same call with the same operation id: {error}"
+            ) from error
 
     def get(self, account: str) -> AccountStanding:
         """Return an account's own policy, what counts for its calls, and which account decides."""

@@ -43,7 +43,7 @@ class Books(Calling):
         super().__init__(transport, backing, settings)
         self.reports = Reports(transport, backing, settings)
         self.pools = Pools(transport, backing, settings)
-        self.accounts = Accounts(transport, backing)
+        self.accounts = Accounts(transport, backing, settings)
         self.alerts = Alerts(transport, backing, settings)
 
     def check_pool(self, provider: str, currency: str | None = None) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -15,7 +16,7 @@ from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import Backing
 from quota_engine.commands import IssueGrant, VoidGrant
 from quota_engine.commands.arguments import details_text
-from quota_engine.errors import PurchaseRefusedError
+from quota_engine.errors import IdempotencyConflictError, PurchaseRefusedError
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.packages import (
@@ -171,7 +172,7 @@ class Selling(Calling):
         lines = []
         for line in order.lines:
             if order.state == PAID:  # a grant that is still promised comes first
-                self._transport.drive(flows.issued(self._issue_of(line)))
+                self._made(line)
             lines.append(self._voided(line, actor))
         closed = in_place(self._store.close_order, order.order_id, state=REFUNDED)
         return RefundedOrder(
@@ -204,10 +205,16 @@ class Selling(Calling):
     def _granted(self, order: Order) -> Order:
         """Issue the grants of a paid order, which are promised already."""
         for line in order.lines:
-            command = self._issue_of(line)
-            flow = flows.issued(command) if order.replayed else flows.settled(command)
-            self._transport.drive(flow)
+            if order.replayed:
+                self._made(line)
+            else:
+                self._transport.drive(flows.settled(self._issue_of(line)))
         return order
+
+    def _made(self, line: Purchase) -> None:
+        """Issue a line's grant unless it was; one that moved with its account has other terms."""
+        with suppress(IdempotencyConflictError):
+            self._transport.drive(flows.issued(self._issue_of(line)))
 
     def _issue_of(self, line: Purchase) -> IssueGrant:
         return replace(issue_of(line), grants_max=self._settings.grants_max)

@@ -16,7 +16,7 @@ from quota_engine.cli.opening import (
     parse_instant,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
-from quota_engine.cli.policies import activate, close, policy, suspend
+from quota_engine.cli.policies import activate, close, move, policy, suspend
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
@@ -287,7 +287,7 @@ def cancel(
         typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
 
 
-for act in (suspend, close, activate, policy):
+for act in (suspend, close, activate, move, policy):
     app.command()(act)
 
 

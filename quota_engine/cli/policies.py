@@ -82,6 +82,39 @@ def activate(
     print_facts(changed, as_json=as_json, fields=POLICY)
 
 
+def move(
+    account: Account,
+    to: Annotated[str | None, typer.Option(help="The account that it becomes.")] = None,
+    parent: Annotated[
+        str | None, typer.Option(help="Or: the account that it goes below, by its own name.")
+    ] = None,
+    *,
+    reason: Reason,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Give an account, and all below it, another place of the same root or of another one.
+
+    Grants, overdraft limits, subscriptions, orders and policies go with it. The old account is
+    closed and says where it went; open holds are settled there, and workers bring what they leave.
+
+    Example: quota-engine accounts move acme/ann --parent globex --reason "acme sold the team"
+    """
+    with opened_engine() as engine:
+        moved = engine.accounts.move(
+            *(account, to),
+            parent=parent,
+            reason=reason,
+            operator=operator,
+            operation_id=operation_id,
+        )
+    print_facts(moved, as_json=as_json)
+    if not as_json and moved.finished_at is None:
+        typer.echo("open holds are left at the old place: the workers bring what they leave over")
+
+
 def policy(
     account: Annotated[
         str | None, typer.Argument(help="Default: every account that was ever changed.")

@@ -21,6 +21,7 @@ Every error the engine raises on purpose. It must not know who raises them.
   x SubscriptionNotFoundError no subscription by this id
   x SubscriptionRefusedError  it has ended, is paused, or its plan is not offered
   x TransferRefusedError      the other account can not take the units; they are back
+  x MoveRefusedError          an account that cannot move to where it was told to
   x NotSeenError              a report on accounts that the viewer does not see
   x PricingNotFoundError      no price for what was used
   x ModelDisabledError        the catalog says that no new call may use the model
@@ -157,6 +158,12 @@ class CodeRefusedError(_ConflictError):
 
 class TransferRefusedError(_ConflictError):
     """The account that units were to arrive at cannot take them: they are back where they were."""
+
+
+class MoveRefusedError(QuotaError):
+    """An account that cannot move, or not to that place. Nothing was changed."""
+
+    http_status = 409
 
 
 class NotSeenError(QuotaError):

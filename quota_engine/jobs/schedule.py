@@ -17,6 +17,7 @@ from quota_engine._sync.transport import Clock, Transport
 from quota_engine.errors import QuotaError
 from quota_engine.instants import from_ms
 from quota_engine.jobs import clocks, intents
+from quota_engine.jobs.account_moves import MoveDuty
 from quota_engine.jobs.alerts import Alerting
 from quota_engine.jobs.deployed import Deployed
 from quota_engine.jobs.drift_told import COMPARED
@@ -77,6 +78,7 @@ class Scheduler:
         self.transport = Transport(deployment.redis_url, deployment, deployment.settings, clock)
         self.unloader = Unloader(deployment)
         self.reminding = Reminding(deployment)
+        self.moves = MoveDuty(deployment, self.transport)
         self.alerting = Alerting(deployment)
         self._complaints: dict[str, str] = {}
 
@@ -207,7 +209,9 @@ def _trim(scheduler: Scheduler) -> Outcome:
 
 def _accounts(scheduler: Scheduler) -> Outcome:
     told = tell_policies(scheduler.deployment, scheduler.transport)
-    return Outcome(f"Redis was told of {told} accounts that it did not know of")
+    finished, waiting = scheduler.moves.run()
+    text = f"Redis was told of {told} accounts that it did not know of"
+    return Outcome(f"{text}; {finished} moves finished, {waiting} wait")
 
 
 def _unload(scheduler: Scheduler) -> Outcome:
@@ -269,8 +273,7 @@ DUTIES = (
 
 def run_schedule(deployment: Deployed, clock: Clock | None) -> dict[str, Outcome]:
     """
-    Do now what is due of the quotas' lives: changes, promised grants of any age, renewals; and
-    tell Redis what it was not told of accounts.
+    Do now what is due of quotas and accounts: changes, promises of any age, renewals, moves.
 
     With a clock of the caller's own, it decides what is renewed and whom to remind; else quotas
     that it has not touched are left alone.

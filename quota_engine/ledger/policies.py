@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 
-from quota_engine.errors import IdempotencyConflictError
+from quota_engine.errors import IdempotencyConflictError, MoveRefusedError
 from quota_engine.keys import parents_of, shard_of
-from quota_engine.ledger.account_tables import account_changes, accounts
+from quota_engine.ledger.account_tables import account_changes, account_moves, accounts
 from quota_engine.ledger.locks import lock_named
 from quota_engine.policies import (
     ACTIVE,
@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from quota_engine.ledger.ledger import Ledger
 
 #: Columns that a policy is made of.
-POLICY = ("account", "state", "since", "reason", "revision", "changed_by", "changed_at")
+POLICY = (
+    *("account", "state", "since", "reason", "revision", "changed_by", "changed_at"),
+    "moved_to",
+)
 CHANGE = (
     *("account", "revision", "operation_id", "action", "before", "after", "at", "operator"),
     "reason",
@@ -65,11 +68,8 @@ class AccountTables:
                         f"operation id {wanted.operation_id} was used before with other arguments"
                     )
                 return replace(before, replayed=True)
-            at = now or connection.execute(select(func.clock_timestamp())).scalar_one()
-            after = applied(before, wanted, at)
-            _keep(connection, after)
-            add_change(connection, wanted, before, after, at)
-            return after
+            _refuse_moving(connection, wanted.account)
+            return change_policy(connection, wanted, instant_of(connection, now))
 
     def read(self, account: str) -> AccountPolicy:
         """Return the policy of an account itself."""
@@ -124,6 +124,30 @@ class AccountTables:
                 AccountChange(**{name: getattr(row, name) for name in CHANGE})
                 for row in connection.execute(query)
             ]
+
+
+def change_policy(connection: Connection, wanted: WantedPolicy, at: datetime) -> AccountPolicy:
+    """Change the policy of an account that is locked, and record that."""
+    before = read_policy(connection, wanted.account)
+    after = applied(before, wanted, at)
+    keep_policy(connection, after)
+    add_change(connection, wanted, before, after, at)
+    return after
+
+
+def _refuse_moving(connection: Connection, account: str) -> None:
+    """Refuse to change an account that is on its way to another place."""
+    table = account_moves
+    query = select(table.c.target).where(table.c.account == account, table.c.finished_at.is_(None))
+    target = connection.execute(query).scalar_one_or_none()
+    if target is not None:
+        raise MoveRefusedError(f"{account} is still moving to {target}: see when it has arrived")
+
+
+def instant_of(connection: Connection, now: datetime | None) -> datetime:
+    """Return the instant to decide for; None: PostgreSQL's now."""
+    found: datetime = now or connection.execute(select(func.clock_timestamp())).scalar_one()
+    return found
 
 
 def read_policy(connection: Connection, account: str) -> AccountPolicy:
@@ -237,7 +261,8 @@ def policy_of(row: Row[Any]) -> AccountPolicy:
     return AccountPolicy(**{name: getattr(row, name) for name in POLICY})
 
 
-def _keep(connection: Connection, policy: AccountPolicy) -> None:
+def keep_policy(connection: Connection, policy: AccountPolicy) -> None:
+    """Record a policy as it is now."""
     values = {name: getattr(policy, name) for name in POLICY}
     made = postgresql.insert(accounts).values(**values)
     connection.execute(made.on_conflict_do_update(index_elements=["account"], set_=values))

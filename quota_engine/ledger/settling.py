@@ -50,8 +50,11 @@ class SettlingTables(PlanTables):
         with self._ledger.transaction() as connection:
             ids = (
                 select(_TABLE.c.subscription_id)
+                .join(subscriptions, subscriptions.c.subscription_id == _TABLE.c.subscription_id)
                 .where(
-                    _is_due(now), _TABLE.c.subscription_id > after, ~is_closed(_TABLE.c.account)
+                    _is_due(now),
+                    _TABLE.c.subscription_id > after,
+                    ~is_closed(subscriptions.c.account),
                 )
                 .distinct()
                 .order_by(_TABLE.c.subscription_id)
