@@ -43,7 +43,7 @@ KEPT_MAX, DROPPED_MAX = 20_000, 10_000
 #: First words of replies that only tell what had happened: asking again would be another question.
 QUESTIONS = frozenset({"APPLIED", "ABSENT", "ADMITTED"})
 #: First words of replies by which nothing happened.
-REFUSALS = frozenset({"DENIED", "BARRED"})
+REFUSALS = frozenset({"DENIED", "BARRED", "EXCEEDED"})
 #: First words of replies that tell of nothing new: what was answered before has survived.
 SURVIVED = frozenset({"REPLAYED", "APPLIED", "CLOSED", "EXTENDED"})
 
@@ -244,5 +244,6 @@ def owed(command: Debit) -> DebitUsed:
         operation_id=command.operation_id,
         amount=command.amount,
         details=command.details,
+        shares=command.shares,
         fingerprint_before=command.fingerprint,
     )

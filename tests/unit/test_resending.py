@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,12 +18,22 @@ from quota_engine.commands import (
     PlaceHold,
     ReadBalance,
     ReleaseHold,
+    Share,
     VoidGrant,
 )
 from quota_engine.commands.replies import error_from
 from quota_engine.errors import GrantNotFoundError, QuotaError, QuotaInsufficientError
 from quota_engine.keys import QuotaName, ShardKeys
-from quota_engine.resending import Kept, Outcome, RecentCommands, Resent, owed, sent_again
+from quota_engine.resending import (
+    REFUSALS,
+    Kept,
+    Outcome,
+    RecentCommands,
+    Resent,
+    owed,
+    sent_again,
+)
+from quota_engine.scripts import load_scripts
 from tests.lua_texts import known_commands
 
 CONTEXT = Context(ShardKeys(7), epoch=2)
@@ -176,6 +187,13 @@ def test_a_debit_that_was_admitted_is_owed(refusal: Any) -> None:
     assert sent[1].argv(CONTEXT)[6] == debit(1).fingerprint, "a retry is a repeat"
 
 
+def test_a_debit_of_several_quotas_is_owed_by_all_of_them() -> None:
+    shared = replace(debit(1), shares=(Share(QuotaName("acme", "text_token"), 5),))
+    owing = owed(shared)
+    assert owing.others == shared.others
+    assert owing.fingerprint_before == shared.fingerprint
+
+
 PLACE = PlaceHold(quota=NAME, hold_id="h", amount=5, ttl_ms=1000)
 EXTEND = ExtendHold(quota=NAME, hold_id="h", operation_id="e", ttl_ms=1000)
 RELEASE = ReleaseHold(quota=NAME, hold_id="h")
@@ -221,6 +239,16 @@ def test_what_was_cancelled_meanwhile_stays_cancelled() -> None:
 def test_what_can_only_be_refused_is_said() -> None:
     with pytest.raises(GrantNotFoundError):
         run(VoidGrant(quota=NAME, grant_id="g"), refusing("GRANT_NOT_FOUND"))
+
+
+def test_every_reply_that_refuses_is_known_to_who_sends_many_again() -> None:
+    refusing = {
+        row
+        for spec in load_scripts().values()
+        for row in spec.returns
+        if row in {"DENIED", "BARRED", "EXCEEDED"}
+    }
+    assert refusing == REFUSALS
 
 
 def test_numbers_add_up() -> None:
