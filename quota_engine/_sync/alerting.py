@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -12,12 +11,10 @@ from quota_engine._sync.transport import Transport
 from quota_engine.alerts.channels import (
     CALLBACK,
     DELIVERY_STATES,
-    WEBHOOK,
     Channel,
     Claimed,
     Delivery,
     checked_channel,
-    new_secret,
 )
 from quota_engine.alerts.rules import (
     AlertChange,
@@ -213,16 +210,15 @@ class Alerts:
         Make a channel, or change the one of this name.
 
         ``kind``: webhook (``target``: its URL), email (addresses), log, or callback: see ``on``.
-        ``secret`` signs webhooks; one that is made up here is in ``.secret`` of the answer, and
-        shown to nobody again. ``per_minute`` (60): messages beyond are told together.
+        ``secret`` signs webhooks; None: the one it has, or one that is made up, which is in
+        ``.secret`` of the answer and shown to nobody again. ``per_minute`` (60): messages beyond
+        are told together.
         """
-        made_up = new_secret() if kind == WEBHOOK and secret is None else None
         checked, terms = checked_channel(
-            name, kind, target=target, secret=secret or made_up, per_minute=per_minute
+            name, kind, target=target, secret=secret, per_minute=per_minute
         )
         by = checked_by(operator, remark)
-        made = in_place(self._store.put_channel, checked, terms, by)
-        return replace(made, secret=made_up)
+        return in_place(self._store.put_channel, checked, terms, by)
 
     def remove_channel(
         self, name: str, *, operator: str | None = None, remark: str | None = None

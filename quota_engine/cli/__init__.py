@@ -53,6 +53,9 @@ class Commands(LazyGroup):
         "reports": Entry(
             "quota_engine.cli.reports:app", "See what calls used and cost, and what is to come."
         ),
+        "alerts": Entry(
+            "quota_engine.cli.alerts:app", "See what is wrong now; say who is told, and when."
+        ),
         "ledger": Entry("quota_engine.cli.ledger:app", "Make, fill and prove the SQL log."),
         "reconcile": Entry(
             "quota_engine.cli.reconcile:app", "Prove that Redis and the ledger agree."

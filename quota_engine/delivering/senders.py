@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import smtplib
@@ -74,12 +75,13 @@ def send_webhook(claimed: Claimed, timeout_seconds: float) -> None:
     """Post a message, signed; anything but a 2xx is a failure."""
     body = json.dumps(claimed.body, ensure_ascii=False, separators=(",", ":")).encode()
     headers = signed_headers(claimed.terms.secret, claimed.delivery_id, datetime.now(UTC), body)
-    request = urllib.request.Request(
-        claimed.terms.target,
-        data=body,
-        headers={"Content-Type": "application/json", "User-Agent": AGENT, **headers},
-        method="POST",
-    )
+    headers |= {"Content-Type": "application/json", "User-Agent": AGENT}
+    url = urlsplit(claimed.terms.target)
+    if url.username:
+        said = f"{unquote(url.username)}:{unquote(url.password or '')}".encode()
+        headers["Authorization"] = f"Basic {base64.b64encode(said).decode()}"
+        url = url._replace(netloc=url.netloc.rpartition("@")[2])
+    request = urllib.request.Request(url.geturl(), body, headers, method="POST")
     try:
         with _OPENER.open(request, timeout=timeout_seconds) as answer:
             answer.read(ANSWER_MAX)

@@ -65,8 +65,8 @@ class Alerting:
         self._slow_at = 0.0
         self._sums_at = 0.0
 
-    def run(self, now_ms: int, *, at_once: bool = False) -> Alerted:
-        """Look at everything that is due by ``now_ms``; ``at_once``: also at what is slow."""
+    def run(self, now_ms: int) -> Alerted:
+        """Look at everything that is due by ``now_ms``."""
         ledger = self._deployment.ledger
         is_done = catch_up(ledger, SCAN_SECONDS)
         with ledger.transaction() as connection:
@@ -74,25 +74,25 @@ class Alerting:
         rules = [rule for rule in book.rules if rule.kind in OF_LEVELS]
         if not rules:
             return Alerted(0, is_done)
-        found = self._found(rules, from_ms(now_ms), at_once=at_once)
+        found = self._found(rules, from_ms(now_ms))
         return Alerted(self._settle(book, found, from_ms(now_ms)), is_done)
 
-    def _found(
-        self, rules: list[AlertRule], now: datetime, *, at_once: bool
-    ) -> list[tuple[AlertRule, Found]]:
+    def _found(self, rules: list[AlertRule], now: datetime) -> list[tuple[AlertRule, Found]]:
         found: list[tuple[AlertRule, Found]] = []
-        summed = [rule for rule in rules if rule.kind in OF_SUMS]
         started = time.monotonic()
-        if summed and (at_once or started >= self._sums_at):
+        is_slow = started >= self._slow_at
+        if is_slow:
+            self._slow_at = started + SLOW_SECONDS
+        summed = [rule for rule in rules if rule.kind in OF_SUMS]
+        is_summing = bool(summed) and started >= self._sums_at
+        if is_summing or (is_slow and any(rule.kind == "run_dry" for rule in rules)):
             sum_days(self._deployment.ledger)
+        if is_summing:
             with self._deployment.ledger.transaction() as connection:
                 told = alert_levels.sums(connection, summed, now)
             found += [(rule, told[rule.name]) for rule in summed]
             ended = time.monotonic()
             self._sums_at = ended + SUMS_REST * (ended - started)
-        is_slow = at_once or started >= self._slow_at
-        if is_slow:
-            self._slow_at = started + SLOW_SECONDS
         for rule in rules:
             if rule.kind in OF_SUMS or (rule.kind in SLOW and not is_slow):
                 continue

@@ -19,6 +19,7 @@ from sqlalchemy import text
 from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
+from quota_engine.jobs.alert_health import examine_alerts
 from quota_engine.jobs.drift_told import drifting
 from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
@@ -334,6 +335,7 @@ def _examine_duties(health: Health, ledger: Ledger, settings: Settings) -> None:
             return
         now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
         runs = duties.read_runs(sql)
+        examine_alerts(health, sql)
     differ = drifting(runs)
     if differ is not None:
         health.numbers["drifting_quotas"] = differ

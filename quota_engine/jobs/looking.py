@@ -20,6 +20,7 @@ import redis
 from sqlalchemy import text
 
 from quota_engine.commands import Balance, ReadBalance
+from quota_engine.delivering import COUNTERS
 from quota_engine.errors import QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs.deployed import Deployed
@@ -117,6 +118,8 @@ class DeploymentLook:
             yield Sample("up", is_up, {"part": part.name})
             if is_up:
                 yield from asking.result()
+        for outcome, count in COUNTERS.snapshot().items():
+            yield Sample("alert_attempts_total", count, {"outcome": outcome})
 
     # -- the parts
 
@@ -152,6 +155,7 @@ class DeploymentLook:
             now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
             frozen, quarantined = gauges.count_in_doubt(sql)
             promises = gauges.open_promises(sql)
+            alerted = gauges.alert_counts(sql)
         yield Sample("frozen_quotas", frozen)
         yield Sample("quarantined_entries", quarantined)
         for promised in promises:
@@ -168,6 +172,10 @@ class DeploymentLook:
         count = drifting(runs)
         if count is not None:
             yield Sample("drifting_quotas", count)
+        yield Sample("alerts_open", alerted.warning, {"severity": "warning"})
+        yield Sample("alerts_open", alerted.critical, {"severity": "critical"})
+        yield Sample("alert_messages_waiting", alerted.waiting)
+        yield Sample("alert_dead_letters", alerted.dead)
 
     def _of_spool(self) -> Iterator[Sample]:
         deployment_id = self._deployment.opened.deployment_id

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, text, update
 from sqlalchemy.dialects.postgresql import insert as insert_or
 
-from quota_engine.alerts.channels import ChannelTerms, shown_target
+from quota_engine.alerts.channels import WEBHOOK, ChannelTerms, new_secret, shown_target
 from quota_engine.alerts.rules import AlertChange, AlertRule, By, RuleTerms
 from quota_engine.alerts.watching import RuleBook
 from quota_engine.ledger.alert_tables import alert_changes, alert_channels, alert_rules
@@ -112,24 +112,30 @@ def drop_rule(connection: Connection, name: str, by: By) -> int | None:
 
 
 def put_channel(
-    connection: Connection,
-    name: str,
-    terms: ChannelTerms,
-    by: By,
-) -> int | None:
-    """Make or change a channel; return the revision of that, or None where nothing changed."""
+    connection: Connection, name: str, terms: ChannelTerms, by: By
+) -> tuple[bool, str | None]:
+    """
+    Make or change a channel; return whether anything changed, and a secret that was made up.
+
+    A webhook without a secret keeps the one it has, or gets one.
+    """
     lock_named(connection, LOCK)
-    table = alert_channels
+    table, made_up = alert_channels, None
     row = connection.execute(select(table).where(table.c.name == name)).one_or_none()
-    if row is not None and channel_terms(row) == terms:
-        return None
+    known = None if row is None else channel_terms(row)
+    if terms.kind == WEBHOOK and terms.secret is None:
+        made_up = None if known is not None and known.secret else new_secret()
+        terms = replace(terms, secret=made_up or (None if known is None else known.secret))
+    if known == terms:
+        return False, None
     connection.execute(
         insert_or(table)
         .values(name=name, **asdict(terms))
         .on_conflict_do_update(index_elements=["name"], set_=asdict(terms))
     )
-    action = ADDED if row is None else CHANGED
-    return _record(connection, (CHANNEL, name), action, _shown(terms), by)
+    action = ADDED if known is None else CHANGED
+    _record(connection, (CHANNEL, name), action, _shown(terms), by)
+    return True, made_up
 
 
 def drop_channel(connection: Connection, name: str, by: By) -> int | None:

@@ -8,6 +8,7 @@ and ``alert_deliveries``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -82,11 +83,12 @@ class AlertTables:
     # -- channels
 
     def put_channel(self, name: str, terms: ChannelTerms, by: By) -> Channel:
-        """Make or change a channel; the same changes nothing."""
+        """Make or change a channel; the same changes nothing. A secret that is made is told."""
         with self._ledger.transaction() as connection:
-            rules.put_channel(connection, name, terms, by)
+            _, made_up = rules.put_channel(connection, name, terms, by)
         tell_shards(self._ledger)
-        return next(one for one in self.list_channels() if one.name == name)
+        made = next(one for one in self.list_channels() if one.name == name)
+        return replace(made, secret=made_up)
 
     def drop_channel(self, name: str, by: By) -> None:
         """Remove a channel; what waits for it is given up."""

@@ -30,6 +30,16 @@ class QuotaSums:
     overdraft_limit: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class AlertCounts:
+    """Open alerts by severity; messages that wait, and that no attempt could deliver."""
+
+    warning: int
+    critical: int
+    waiting: int
+    dead: int
+
+
 _OF_ONE_KIND = """
 SELECT '{kind}' AS kind, count(*) AS promises,
     coalesce(greatest(extract(epoch FROM clock_timestamp() - min({since})), 0), 0) AS seconds
@@ -52,6 +62,14 @@ SELECT
     (SELECT count(*) FROM quarantine WHERE resolved_at IS NULL) AS quarantined
 """)
 
+_ALERTS = text("""
+SELECT
+    (SELECT count(*) FROM alerts WHERE resolved_at IS NULL AND severity = 'warning'),
+    (SELECT count(*) FROM alerts WHERE resolved_at IS NULL AND severity = 'critical'),
+    (SELECT count(*) FROM alert_deliveries WHERE state = 'pending'),
+    (SELECT count(*) FROM alert_deliveries WHERE state = 'dead')
+""")
+
 
 def bound_statements(connection: Connection, wait_ms: int) -> None:
     """Let the server end each statement of this transaction after so long."""
@@ -72,6 +90,11 @@ def count_in_doubt(connection: Connection) -> tuple[int, int]:
     """Return how many quotas are frozen, and how many entries wait in quarantine."""
     row = connection.execute(_ATTENTION).one()
     return row.frozen, row.quarantined
+
+
+def alert_counts(connection: Connection) -> AlertCounts:
+    """Return how many alerts are open, and how many messages wait or were given up."""
+    return AlertCounts(*connection.execute(_ALERTS).one())
 
 
 def sums_of(connection: Connection, quotas: Sequence[QuotaName]) -> list[QuotaSums]:

@@ -168,6 +168,11 @@ def _of_postgresql() -> Iterator[Metric]:
         "Quotas that differed between Redis and the ledger at the last reconciliation; nothing"
         " before the first one.",
     )
+    yield Metric("alerts_open", gauge, "Alerts that are open.", ("severity",))
+    yield Metric("alert_messages_waiting", gauge, "Messages about alerts that are to be told.")
+    yield Metric(
+        "alert_dead_letters", gauge, "Messages about alerts that were given up: nobody knows."
+    )
 
 
 def _deployment() -> Iterator[Metric]:
@@ -180,6 +185,13 @@ def _deployment() -> Iterator[Metric]:
     yield Metric("look_seconds", Kind.GAUGE, "How long this part of the look took.", ("part",))
     yield from _of_redis()
     yield from _of_postgresql()
+    yield Metric(
+        "alert_attempts_total",
+        Kind.COUNTER,
+        "Attempts of this worker to tell of an alert: `delivered`, `failed` (tried again), `dead`"
+        " (the last one).",
+        ("outcome",),
+    )
     machine = "of this machine's spool"
     yield Metric("spool_waiting", Kind.GAUGE, f"Operations {machine} that wait for Redis.")
     yield Metric("spool_refused", Kind.GAUGE, f"Operations {machine} that can never be replayed.")
