@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tools.mutant import Mutant
 from tools.seeded_accounts import ACCOUNTS
+from tools.seeded_alerts import ALERTS
 from tools.seeded_calls import CALLS
 
 SHARED = "tests/lua/test_what_scripts_share.py"
@@ -33,6 +34,7 @@ ALLOWANCE = "tests/integration/test_spool_allowance.py"
 MUTANTS = (
     *CALLS,
     *ACCOUNTS,
+    *ALERTS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscription_actions.py",

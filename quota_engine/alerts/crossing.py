@@ -124,6 +124,10 @@ class Changes:
         """Return the alerts of a rule that have not recovered."""
         return [one for one in self._standing.values() if one.rule == rule.name]
 
+    def knows(self, rule: AlertRule, subject: Subject) -> bool:
+        """Return whether there is an alert of a rule on a subject that has not recovered."""
+        return (rule.name, subject.name) in self._standing
+
     def meet(
         self,
         rule: AlertRule,

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from quota_engine.alerts.crossing import Changes, Crossing, Limits, Subject
 from quota_engine.alerts.rules import CRITICAL, OF_ENTRIES, AlertRule
@@ -83,8 +84,7 @@ class RuleBook:
         return tuple(one for one in found if one.rule.quota_type in (None, quota.quota_type))
 
 
-@dataclass(frozen=True, slots=True)
-class _Moment:
+class _Moment(NamedTuple):
     """What an entry left of a quota. ``counting``: Σ amounts of its touched grants that count."""
 
     at_ms: int
@@ -101,6 +101,19 @@ class _Watched:
     watches: tuple[Watch, ...]
     counts_grants: bool
     moments: list[_Moment] = field(default_factory=list)
+
+    def is_calm(self, watch: Watch, others: int) -> bool:
+        """Return whether nothing that was seen can have crossed, by the worst of each value."""
+        moments, limits = self.moments, watch.limits
+        match watch.rule.kind:
+            case "balance":
+                base = others + max(one.counting for one in moments)
+                return limits.crossed(min(one.balance for one in moments), base) is None
+            case "debt":
+                return limits.crossed(max(one.debt for one in moments)) is None
+            case "shortfall":
+                return limits.crossed(max(one.shortfall for one in moments)) is None
+        return not any(one.is_frozen for one in moments)
 
 
 class Watcher:
@@ -167,12 +180,13 @@ class Watcher:
             known = granted.get(quota, Granted())
             # What the batch did not touch counts all the time.
             others = known.counting - watched.moments[-1].counting
-            for moment in watched.moments:
-                base = others + moment.counting
-                for watch in watched.watches:
-                    if watch.rule.kind == "balance" and not known.is_granted:
-                        continue
-                    _meet(changes, watch, subject, moment, base)
+            for watch in watched.watches:
+                if watch.rule.kind == "balance" and not known.is_granted:
+                    continue
+                if watched.is_calm(watch, others) and not changes.knows(watch.rule, subject):
+                    continue
+                for moment in watched.moments:
+                    _meet(changes, watch, subject, moment, others + moment.counting)
 
 
 def _meet(changes: Changes, watch: Watch, subject: Subject, moment: _Moment, base: int) -> None:

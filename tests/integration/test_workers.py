@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from quota_engine import QuotaEngine
+from quota_engine import QuotaEngine, Usage
 from quota_engine.embedded import PostgresServer, ValkeyServer
 from quota_engine.ledger import duties
 from quota_engine.outbox import ends_of
 from quota_engine.workers.queue import queue_name
 from tests.deployments import restart
+from tests.receivers import Hook, serving
 from tests.servers import TestServers
 from tests.workers import QUOTA_TYPE, Clients, Worker, pending, persisted, wait_until
 
@@ -241,3 +242,15 @@ def is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_worker_tells_of_what_calls_cross(engine: QuotaEngine, start: Start) -> None:
+    with serving(Hook()) as hook:
+        engine.alerts.add_channel("ops", "webhook", target=hook.url)
+        engine.alerts.define("low", "balance", warning=50, channels=["ops"])
+        engine.alerts.define("busy", "usage", warning=60, quota_type=QUOTA_TYPE, channels=["ops"])
+        engine.issue_grant("user:42", QUOTA_TYPE, 100)
+        start()
+        engine.debit("user:42", QUOTA_TYPE, 60, usage=Usage(input_tokens=60))
+        wait_until(lambda: len(hook.posted) == 2, "both alerts have arrived", 60)
+    assert {json.loads(post.body)["alert"]["rule"] for post in hook.posted} == {"low", "busy"}
