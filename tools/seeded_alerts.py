@@ -63,7 +63,7 @@ ALERTS = (
         "quota_engine/ledger/alert_writing.py",
         "if one.is_new and not cursor.execute(_INSERT, _row(one)).rowcount:",
         "if one.is_new and cursor.execute(_INSERT, _row(one)).rowcount < 0:",
-        (QUOTAS + "::test_two_who_look_at_all_there_is_make_one_alert",),
+        (QUOTAS + "::test_of_two_who_see_a_crossing_at_once_one_makes_the_alert",),
     ),
     Mutant(
         "a viewer sees every alert",

@@ -12,7 +12,9 @@ from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
 
-app = command_group("See and say where alerts are told.")
+app = command_group(
+    "See and say where alerts are told. Example: quota-engine alerts channels list"
+)
 
 Name = Annotated[str, typer.Argument(help="The channel's name, such as ops.")]
 Operator = Annotated[str | None, typer.Option(help="Who does it; kept in the history.")]

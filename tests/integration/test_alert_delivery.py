@@ -81,7 +81,7 @@ def test_a_webhook_that_fails_twice_is_told_at_the_third_attempt_and_signed(
 ) -> None:
     made = engine.alerts.add_channel("ops", "webhook", target=hook.url)
     assert made.secret is not None
-    hook.answers = [500, 307]
+    hook.answers = [500, 302]
     before = COUNTERS.snapshot()
     fire(engine)
     assert deliver_all(engine) == (1, 2)

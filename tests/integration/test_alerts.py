@@ -11,17 +11,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from quota_engine import AlertNotFoundError, InvalidArgumentError, NotSeenError, QuotaEngine
+from quota_engine.alerts.crossing import Changes, Crossing, Subject
 from quota_engine.jobs import crash_points
-from quota_engine.jobs.schedule import ALERTS, Scheduler
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import alert_scanning, appending
+from quota_engine.ledger.alert_writing import write_changes
 from tests.commands import Cli
 from tests.engines import Engines
 
@@ -179,19 +181,26 @@ def test_a_rule_fires_for_what_is_there_already_and_follows_its_changes(
     assert (history[1].terms["warning"], history[2].remark) == ("103", "only one")
 
 
-def test_two_who_look_at_all_there_is_make_one_alert(engine: QuotaEngine) -> None:
-    for number in range(20):
-        grant(engine, 10, f"user:{number}")
-    engine.alerts.define("low", "balance", warning=5)
-    with engine.deployment.ledger.transaction() as sql:
-        sql.execute(text("UPDATE alert_rules SET warning = '50', scanned = 0"))
-    schedulers = [Scheduler(engine.deployment) for _ in range(4)]
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda one: one.run(ALERTS), schedulers))
-    for scheduler in schedulers:
-        scheduler.close()
-    assert told(engine) == ["fired warning"] * 20
-    assert messages(engine) == ["log fired"] * 20
+def test_of_two_who_see_a_crossing_at_once_one_makes_the_alert(engine: QuotaEngine) -> None:
+    rule = engine.alerts.define("low", "balance", warning=5)
+    ledger, subject = engine.deployment.ledger, Subject("user:42|text_token")
+
+    def see() -> None:
+        changes = Changes([])
+        changes.meet(rule, subject, Crossing("warning", 1, 5), datetime.now(UTC), ("log",))
+        with ledger.transaction() as sql:
+            driver: Any = sql.connection.driver_connection
+            write_changes(driver.cursor(), changes)
+            if threading.current_thread() is threading.main_thread():
+                other.start()
+                other.join(0.3)
+                assert other.is_alive(), "it waits for who was first"
+
+    other = threading.Thread(target=see)
+    see()
+    other.join(30)
+    assert told(engine) == ["fired warning"]
+    assert messages(engine) == ["log fired"]
 
 
 def test_processes_that_cross_at_once_make_one_alert(
