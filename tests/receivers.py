@@ -39,8 +39,12 @@ class Hook(ThreadingHTTPServer):
 class _Posts(BaseHTTPRequestHandler):
     server: Hook
 
+    def do_GET(self) -> None:
+        """Whoever follows a redirect comes here."""
+        self.do_POST()
+
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.server.posted.append(Posted(datetime.now(UTC), self.path, headers, body))
         status = self.server.answers.pop(0) if self.server.answers else 204
