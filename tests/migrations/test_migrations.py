@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, text
 
+from quota_engine import migrations
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.ledger import migrate
 from quota_engine.ledger.connection import open_engine
@@ -54,6 +57,12 @@ def shape_of(engine: Engine) -> list[tuple[object, ...]]:
             for query in (COLUMNS, INDEXES, CONSTRAINTS)
             for row in connection.execute(text(query), names)
         ]
+
+
+def test_migrations_are_numbered_in_their_order() -> None:
+    folder = str(Path(migrations.__file__ or "").parent)
+    walked = ScriptDirectory(folder).walk_revisions()
+    assert tuple(script.revision for script in walked)[::-1] == migrate.revisions()
 
 
 def test_empty_to_head_to_base_to_head(empty_database_url: str, engine: Engine) -> None:
