@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from quota_engine.embedded import PostgresServer, ValkeyServer, stop_servers
 from tests.commands import Cli
+from tests.databases import Databases
 from tests.servers import TestServers, administer, end_forgotten_servers, redis7_program
 
 REDIS7_MISSING = "no Redis 7.0: run tools/debian_parts.py, or set QUOTA_ENGINE_TEST_REDIS7"
@@ -25,7 +26,7 @@ TEMPLATE = "template_engine"
 # How long an example takes says how busy the machine is.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
-_database_numbers = itertools.count(1)
+_bare_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -105,41 +106,30 @@ def any_redis_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def _template(postgres_server: PostgresServer) -> str:
-    """A database at the newest schema, which each test's own is cloned from."""
+def _databases(postgres_server: PostgresServer) -> Databases:
+    """Databases at the newest schema."""
     from quota_engine.ledger.migrate import upgrade
 
     administer(postgres_server, f"CREATE DATABASE {TEMPLATE}")
     upgrade(postgres_server.url_of(TEMPLATE))
-    administer(postgres_server, f"ALTER DATABASE {TEMPLATE} ALLOW_CONNECTIONS false")
-    return TEMPLATE
+    return Databases(postgres_server, TEMPLATE)
 
 
 @pytest.fixture
-def _new_database(postgres_server: PostgresServer) -> Iterator[Callable[[str], str]]:
-    made: list[str] = []
-
-    def clone(template: str) -> str:
-        name = f"test_{next(_database_numbers)}"
-        administer(postgres_server.start(), f"CREATE DATABASE {name} TEMPLATE {template}")
-        made.append(name)
-        return postgres_server.url_of(name)
-
-    yield clone
-    for name in made:
-        administer(postgres_server.start(), f"DROP DATABASE {name} WITH (FORCE)")
+def database_url(postgres_server: PostgresServer, _databases: Databases) -> Iterator[str]:
+    """An empty PostgreSQL database at the newest schema, which nobody else has meanwhile."""
+    name = _databases.lend()
+    yield postgres_server.url_of(name)
+    _databases.take_back(name)
 
 
 @pytest.fixture
-def database_url(_new_database: Callable[[str], str], _template: str) -> str:
-    """A PostgreSQL database of the test's own, at the newest schema."""
-    return _new_database(_template)
-
-
-@pytest.fixture
-def empty_database_url(_new_database: Callable[[str], str]) -> str:
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A PostgreSQL database of the test's own, with nothing in it."""
-    return _new_database("template0")
+    name = f"bare_{next(_bare_numbers)}"
+    administer(postgres_server.start(), f"CREATE DATABASE {name} TEMPLATE template0")
+    yield postgres_server.url_of(name)
+    administer(postgres_server.start(), f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
