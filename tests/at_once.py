@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import Any
+
+from tests.programs import Program
 
 CALLERS, PROCESSES = 50, 4
 WAIT_SECONDS = 120
@@ -36,11 +37,9 @@ def call_at_once(caller: str, redis_url: str, database_url: str, *arguments: str
     script = _PROCESS.format(caller=caller.strip().replace("\n", "\n    "))
     firsts = range(0, CALLERS, -(-CALLERS // PROCESSES))
     processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-c", script, redis_url, database_url),
-                *(str(first), str(min(firsts.step, CALLERS - first)), *arguments),
-            ],
+        Program(
+            *(script, redis_url, database_url),
+            *(str(first), str(min(firsts.step, CALLERS - first)), *arguments),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +16,9 @@ from quota_engine import QuotaEngine
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.jobs.verify import verify
 from quota_engine.outbox import ends_of
+from tests.programs import COMMAND_LINE, Program
 
 QUOTA_TYPE = "text_token"
-COMMAND = "from quota_engine.cli import main; main()"
 WAIT_SECONDS = 20.0
 
 
@@ -29,8 +28,8 @@ class Worker:
     def __init__(self, environment: Mapping[str, str], log: Path, *arguments: str) -> None:
         self.log = log
         with log.open("ab") as stream:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, "worker", *arguments],
+            self.process = Program(
+                *(COMMAND_LINE, "worker", *arguments),
                 env={**os.environ, **environment},
                 stdout=stream,
                 stderr=stream,

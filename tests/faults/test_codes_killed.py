@@ -8,9 +8,6 @@ and somebody asks for the same again.
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import pytest
 
 from quota_engine import CodeNotFoundError, QuotaEngine
 from quota_engine.jobs.verify import verify
+from tests.programs import COMMAND_LINE, killed, run
 
 pytestmark = pytest.mark.fault
 
@@ -60,17 +58,6 @@ main()
 """
 
 
-def die_at(program: str, *arguments: str, **environment: str) -> None:
-    """Let a process die at a step of its own."""
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        check=False,
-        timeout=60,
-        env={**os.environ, **environment},
-    )
-    assert ended.returncode == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("step", ["before_order", "before_grant", "done"])
 def test_a_redeemer_who_dies_is_made_up_for_once(
     redis_url: str, database_url: str, step: str
@@ -81,7 +68,7 @@ def test_a_redeemer_who_dies_is_made_up_for_once(
     ):
         engine.packages.define("starter", **STARTER)
         (code,) = engine.codes.create("starter", 1).codes
-        die_at(REDEEMER, step, code, redis_url, database_url)
+        killed(REDEEMER, step, code, redis_url, database_url)
         balance = engine.read_balance(ACCOUNT, TYPE).balance
         assert balance == (100 if step == "done" else 0)
         with ThreadPoolExecutor(2) as threads:
@@ -100,25 +87,19 @@ def test_a_batch_whose_maker_died_is_finished_by_the_same_command(
 ) -> None:
     out = tmp_path / "codes.csv"
     urls = {
+        **os.environ,
         "QUOTA_ENGINE_REDIS_URL": redis_url,
         "QUOTA_ENGINE_DATABASE_URL": database_url,
     }
     create = ("codes", "create", "--package", "starter", "--count", "2", "--out", str(out))
     with QuotaEngine.open(redis_url, database_url) as engine:
         engine.packages.define("starter", **STARTER)
-        die_at(MAKER, step, *create, **urls)
+        killed(MAKER, step, *create, env=urls)
         codes = [line.split(",")[0] for line in out.read_text(encoding="utf-8").splitlines()[1:]]
         if step == "before_valid":
             with pytest.raises(CodeNotFoundError):
                 engine.redeem(ACCOUNT, codes[0])
-        again = "from quota_engine.cli import main; main()"
-        subprocess.run(
-            [sys.executable, "-c", again, *create],
-            check=True,
-            timeout=60,
-            env={**os.environ, **urls},
-            stdout=subprocess.DEVNULL,
-        )
+        assert run(COMMAND_LINE, *create, env=urls).returncode == 0
         for code in codes:
             engine.redeem(ACCOUNT, code)
         assert engine.read_balance(ACCOUNT, TYPE).balance == 200

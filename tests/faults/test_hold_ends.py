@@ -7,10 +7,8 @@ threads; and clients of the same quotas meanwhile.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -22,6 +20,7 @@ from quota_engine import QuotaEngine
 from tests.faults.history import Window
 from tests.faults.world import HOT, World
 from tests.faults.writers import QUOTA_TYPE, Asked, Writers, capture, place_hold
+from tests.programs import Program
 from tests.workers import wait_until
 
 ROUNDS = 1_000
@@ -52,6 +51,7 @@ def race(world: World, engine: QuotaEngine, number: int, late: Counter[bool]) ->
         late[answer.late] += 1
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     49,
     injection="1,000 holds are captured within milliseconds of their expiry, by 8 threads",
@@ -101,6 +101,7 @@ def let_expire(writers: Writers, seconds: float) -> None:
     writers.wait_for(20)
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     50,
     injection="holds expire, some of them before a FLUSHALL; then each is captured, twice",
@@ -159,10 +160,9 @@ def test_the_holds_of_a_killed_gateway_expire(world: World) -> None:
     with world.writing() as writers:
         writers.wait_for(30)
         gateways = [
-            subprocess.Popen(
-                [sys.executable, "-c", GATEWAY, world.url, world.database_url, *hold],
+            Program(
+                *(GATEWAY, world.url, world.database_url, *hold),
                 stdout=subprocess.PIPE,
-                env=os.environ,
                 text=True,
             )
             for hold in holds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -26,6 +25,7 @@ from quota_engine.outbox import Outbox
 from quota_engine.scripts import load_scripts
 from tests.entries import LogWriter, Written
 from tests.outboxes import OutboxWriter, opened_world
+from tests.programs import Program
 
 pytestmark = pytest.mark.fault
 
@@ -75,9 +75,9 @@ def written(outbox: OutboxWriter) -> list[Written]:
 
 def start_persister(
     redis_url: str, database_url: str, *, crash_point: str = "", pause: str = ""
-) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", PERSISTER, redis_url, database_url, pause],
+) -> Program:
+    return Program(
+        *(PERSISTER, redis_url, database_url, pause),
         env={**os.environ, crash_points.VARIABLE: crash_point},
         stdout=subprocess.PIPE,
         text=True,

@@ -7,16 +7,15 @@ keep its promise at once, beside clients under load, and then somebody asks for 
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.faults.rare import RARE
 from tests.faults.world import HOT, World
 from tests.faults.writers import debit, issue_grant, refund
+from tests.programs import killed
 
 #: Issues a grant or gives back a charge, and dies: before its promise, after it, or when done.
 MAKER = """
@@ -49,22 +48,12 @@ die()
 """
 
 
-def die_making(world: World, step: str, what: str, account: str, name: str) -> None:
-    """Let a process die at a step of making a grant or a refund."""
-    ended = subprocess.run(
-        [sys.executable, "-c", MAKER, step, what, account, name, world.url, world.database_url],
-        check=False,
-        timeout=60,
-    )
-    assert ended.returncode == -signal.SIGKILL
-
-
 @pytest.mark.row(
     52,
     injection="SIGKILL of who issues a grant or refunds: before the promise, after it, when done",
     outcome="two schedulers at once make up for it, one effect; asked again, it is replayed",
 )
-@pytest.mark.parametrize("what", ["grant", "refund"])
+@pytest.mark.parametrize("what", ["grant", RARE("refund")])
 def test_a_maker_who_dies_is_made_up_for_once(world: World, what: str) -> None:
     steps = ("before_promise", "after_promise", "done")
     for step in steps:
@@ -74,7 +63,7 @@ def test_a_maker_who_dies_is_made_up_for_once(world: World, what: str) -> None:
         writers.wait_for(40)
         with world.fault():
             for step in steps:
-                die_making(world, step, what, HOT[0], step)
+                killed(MAKER, step, what, HOT[0], step, world.url, world.database_url)
         schedulers = [world.open_engine() for _ in range(2)]
         with ThreadPoolExecutor(2) as threads:
             told = list(threads.map(lambda engine: engine.run_schedule(), schedulers))

@@ -7,22 +7,17 @@ and the shop's callback comes again.
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import pytest
 
 from quota_engine import QuotaEngine
 from quota_engine.jobs.verify import verify
+from tests.faults.rare import RARE
+from tests.programs import killed
 
 pytestmark = pytest.mark.fault
-
-#: The steps that CI leaves to `make faults`.
-SLOW = partial(pytest.param, marks=pytest.mark.fault_slow)
 
 ACCOUNT, TYPE, ORDER = "user:42", "text_token", "order-1"
 PACK: dict[str, Any] = {"quota_type": TYPE, "amount": 100, "price": "9.90"}
@@ -60,20 +55,13 @@ die()
 """
 
 
-def die_at(what: str, step: str, *urls: str) -> None:
-    """Let a shop's process die at a step of its own."""
-    command = [sys.executable, "-c", SHOP, what, step, *urls]
-    ended = subprocess.run(command, check=False, timeout=60)
-    assert ended.returncode == -signal.SIGKILL
-
-
 def run_schedules(*engines: QuotaEngine) -> None:
     """Let the schedule run in several engines at once, as two workers would."""
     with ThreadPoolExecutor(len(engines)) as threads:
         list(threads.map(lambda one: one.run_schedule(), engines))
 
 
-@pytest.mark.parametrize("step", [SLOW("before"), "recorded", "one of two", SLOW("done")])
+@pytest.mark.parametrize("step", [RARE("before"), "recorded", "one of two", RARE("done")])
 def test_a_payment_is_granted_once_whoever_dies(
     redis_url: str, database_url: str, step: str
 ) -> None:
@@ -83,7 +71,7 @@ def test_a_payment_is_granted_once_whoever_dies(
     ):
         engine.packages.define("small", **PACK)
         engine.packages.define("large", **{**PACK, "amount": 900})
-        die_at("purchase", step, redis_url, database_url)
+        killed(SHOP, "purchase", step, redis_url, database_url)
         run_schedules(engine, other)
         paid = 0 if step == "before" else 1_000
         assert engine.read_balance(ACCOUNT, TYPE).balance == paid
@@ -95,7 +83,7 @@ def test_a_payment_is_granted_once_whoever_dies(
 
 
 @pytest.mark.parametrize(
-    "step", [SLOW("before"), "one of two", SLOW("before the end"), SLOW("done")]
+    "step", [RARE("before"), "one of two", RARE("before the end"), RARE("done")]
 )
 def test_a_purchase_is_given_back_once_whoever_dies(
     redis_url: str, database_url: str, step: str
@@ -108,7 +96,7 @@ def test_a_purchase_is_given_back_once_whoever_dies(
         engine.packages.define("large", **{**PACK, "amount": 900})
         engine.purchase(ACCOUNT, ["small", "large"], ORDER)
         engine.debit(ACCOUNT, TYPE, 30)
-        die_at("refund", step, redis_url, database_url)
+        killed(SHOP, "refund", step, redis_url, database_url)
         run_schedules(engine, other)
         refunded = engine.refund_purchase(ORDER)
         assert [(line.voided, line.used) for line in refunded.lines] == [(70, 30), (900, 0)]

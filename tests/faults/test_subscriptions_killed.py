@@ -7,9 +7,6 @@ before or after a transaction; two schedulers go on at once, and then somebody a
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -20,6 +17,7 @@ import pytest
 from quota_engine import QuotaEngine
 from quota_engine.jobs.verify import verify
 from tests.engines import NOON, TestClock
+from tests.programs import killed
 
 #: Does something to a subscription, and dies before or after a transaction of its store.
 MAKER = """
@@ -78,8 +76,7 @@ class Town:
     def kill(self, step: str, what: str, name: str = "") -> None:
         """Let a process die at a step."""
         told = (*step.split(), what, name, self.clock.now.isoformat(), *self.urls)
-        ended = subprocess.run([sys.executable, "-c", MAKER, *told], check=False, timeout=60)
-        assert ended.returncode == -signal.SIGKILL, "it came to that step"
+        killed(MAKER, *told)
 
     def go_on(self) -> None:
         """Let two schedulers at once do what is due."""
@@ -106,6 +103,7 @@ def town(redis_url: str, database_url: str) -> Iterator[Town]:
         engine.close()
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     52,
     injection="SIGKILL of who subscribes, before and after it is recorded",

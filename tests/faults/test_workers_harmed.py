@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +25,9 @@ from quota_engine.keys import ShardKeys
 from quota_engine.settings import Settings
 from tests.faults.conftest import MakeWorld
 from tests.faults.postgres import end_sleeping_sessions, in_front_of, url_through
+from tests.faults.rare import RARE
 from tests.faults.world import SHARDS, World
+from tests.programs import Program, run
 from tests.servers import TestServers
 from tests.workers import Worker, pending, persisted, wait_until
 
@@ -116,10 +117,10 @@ print(*said, "over", sep="; ", flush=True)
 
 
 @contextmanager
-def sleeping_at(step: str, world: World) -> Iterator[subprocess.Popen[str]]:
+def sleeping_at(step: str, world: World) -> Iterator[Program]:
     """Run a persister that has been stopped (SIGSTOP) at a step."""
-    sleeper = subprocess.Popen(
-        [sys.executable, "-c", SLEEPER, world.server.url, world.database_url, step],
+    sleeper = Program(
+        *(SLEEPER, world.server.url, world.database_url, step),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -140,7 +141,9 @@ def sleeping_at(step: str, world: World) -> Iterator[subprocess.Popen[str]]:
     injection="SIGSTOP of a persister at a step; Redis restarts, the gate opens; SIGCONT",
     outcome="it has lost its lock or meets the epoch: it commits nothing, trims nothing new",
 )
-@pytest.mark.parametrize("step", ["after_read", "before_commit", "after_commit", "before_trim"])
+@pytest.mark.parametrize(
+    "step", [RARE("after_read"), "before_commit", RARE("after_commit"), RARE("before_trim")]
+)
 def test_a_worker_that_sleeps_through_a_recovery_does_nothing_to_the_new_epoch(
     world: World, step: str
 ) -> None:
@@ -238,6 +241,7 @@ print(timed_out, "ended after", persisted, flush=True)
 """
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     40,
     injection="RQ's timeout is raised in a drain, 12 times, most of them in a slow PostgreSQL",
@@ -251,19 +255,14 @@ def test_a_job_that_times_out_in_its_commit_doubles_nothing(
         proxy.delay = 0.005
         writers.wait_for(30)
         with world.fault():
-            job = subprocess.run(
-                [sys.executable, "-c", TIMED, world.url, url_through(proxy)],
-                capture_output=True,
-                text=True,
-                timeout=90,
-                check=False,
-            )
+            job = run(TIMED, world.url, url_through(proxy))
         assert "12 ended after" in job.stdout, job.stderr
         assert int(job.stdout.split()[-1]) > 0, job.stdout
         writers.wait_for(30)
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     41,
     injection="FLUSHALL of the Redis that RQ lives in, three times, jobs running",
@@ -291,6 +290,7 @@ def test_a_wiped_redis_of_rq_stops_nothing(
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     42,
     injection="no worker runs; then one is started",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +14,7 @@ from quota_engine import BatchRefusedError, IdempotencyConflictError, QuotaEngin
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.jobs.verify import verify
 from tests.commands import Cli
+from tests.programs import killed
 
 pytestmark = pytest.mark.anyio
 
@@ -143,12 +141,7 @@ engine.batch_grants(table.encode(), place, progress=progress)
 def test_a_run_after_a_crash_does_the_rest(
     engine: QuotaEngine, redis_url: str, database_url: str, place: str
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", RUNNER, place, MANY, redis_url, database_url],
-        check=False,
-        timeout=120,
-    )
-    assert ended.returncode == -signal.SIGKILL
+    killed(RUNNER, place, MANY, redis_url, database_url)
     report = engine.batch_grants(MANY.encode(), place)
     assert report.is_done
     assert report.counts["there"] in {14, 15}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +12,7 @@ from quota_engine.events import next_chain
 from quota_engine.jobs import crash_points
 from quota_engine.keys import ShardKeys, shard_of
 from tests.commands import Cli
+from tests.programs import COMMAND_LINE, killed
 
 KEYS = ShardKeys(shard_of("user:42", 8))
 WHO = ("--actor", "王芳", "--reason", "ticket:7")
@@ -149,13 +147,7 @@ def test_an_operator_s_killed_process_is_followed_by_another(
 ) -> None:
     put(cli, client, FORGED)
     command = ("quarantine", "resolve", "user:42", "text_token", *WHO)
-    killed = subprocess.run(
-        [sys.executable, "-c", "from quota_engine.cli import main; main()", *command],
-        env={**os.environ, crash_points.VARIABLE: point},
-        check=False,
-        timeout=60,
-    )
-    assert killed.returncode == -signal.SIGKILL
+    killed(COMMAND_LINE, *command, env={**os.environ, crash_points.VARIABLE: point})
     cli.done(*command)
     cli.done("ledger", "drain")
     cli.done("ledger", "verify")

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +26,7 @@ from quota_engine.ledger.rollups import Rollups
 from quota_engine.reporting import COUNTED, SUMMED, USED
 from tests.called import ANN, BEN, FIRST, SECOND, THIRD, CalledWorld
 from tests.engines import TestClock
+from tests.programs import killed, run
 
 DAY_MS = 86_400_000
 SUMMER = """
@@ -242,11 +240,9 @@ def test_who_is_killed_while_summing_leaves_the_work_to_the_next(
     with ledger.transaction() as sql:
         insert(sql, ANN, SECOND_MS, 1, input_tokens=5)
     environment = {**os.environ, crash_points.VARIABLE: "before_sums_commit"}
-    command = [sys.executable, "-c", SUMMER, database_url]
-    killed = subprocess.run(command, env=environment, timeout=60, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed(SUMMER, database_url, env=environment)
     assert (stored(ledger), waiting(ledger)) == ([], 1)
-    subprocess.run(command, timeout=60, check=True)
+    assert run(SUMMER, database_url).returncode == 0
     assert (len(stored(ledger)), waiting(ledger)) == (1, 0)
 
 

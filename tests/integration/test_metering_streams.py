@@ -12,7 +12,6 @@ import inspect
 import os
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -38,6 +37,7 @@ from tests.metered import (
     records,
     spent,
 )
+from tests.programs import Program
 
 PLAN = {"estimate": ESTIMATE}
 
@@ -339,9 +339,7 @@ def test_a_killed_processs_hold_expires_and_a_living_ones_does_not(
     )
     with QuotaEngine.open(redis_url, database_url) as engine:
         engine.issue_grant(ACCOUNT, "text_token", 1_000)
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, redis_url, database_url], stdout=subprocess.PIPE
-        )
+        process = Program(program, redis_url, database_url, stdout=subprocess.PIPE)
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == b"held\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -16,9 +16,9 @@ from quota_engine import (
     EngineUnavailableError,
     IdempotencyConflictError,
     QuotaEngine,
-    QuotaInsufficientError,
 )
 from quota_engine._sync.transport import Transport
+from tests.programs import Program
 from tests.proxy import Proxy
 
 TYPE = "text_token"
@@ -149,33 +149,27 @@ def test_a_lost_reply_is_not_called_refused_by_a_server_that_is_full_meanwhile(
     assert engine.read_balance("user:1", TYPE).available == 970
 
 
-def _hold_sevens(redis_url: str, database_url: str, results: Any) -> None:
-    admitted = 0
-    with QuotaEngine.open(redis_url, database_url) as engine:
-        for _ in range(40):
-            try:
-                engine.place_hold("user:1", TYPE, 7)
-            except QuotaInsufficientError:
-                continue
-            admitted += 1
-    results.put(admitted)
+#: Prints how many holds of seven units it was admitted.
+HOLDER = """
+import sys
+from quota_engine import QuotaEngine, QuotaInsufficientError
+
+admitted = 0
+with QuotaEngine.open(*sys.argv[1:]) as engine:
+    for _ in range(40):
+        try:
+            engine.place_hold("user:1", "text_token", 7)
+        except QuotaInsufficientError:
+            continue
+        admitted += 1
+print(admitted)
+"""
 
 
 def test_eight_processes_are_admitted_exactly_what_there_is(
     redis_url: str, database_url: str, engine: QuotaEngine
 ) -> None:
-    spawning = multiprocessing.get_context("spawn")
-    results = spawning.Queue()
-    processes = [
-        spawning.Process(target=_hold_sevens, args=(redis_url, database_url, results))
-        for _ in range(8)
-    ]
-    for process in processes:
-        process.start()
-    admitted = sum(results.get(timeout=60) for _ in processes)
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 8
-    assert admitted == 142
+    processes = [Program(HOLDER, redis_url, database_url, stdout=PIPE) for _ in range(8)]
+    assert sum(int(process.communicate()[0]) for process in processes) == 142
     balance = engine.read_balance("user:1", TYPE)
     assert (balance.held, balance.available, balance.balance) == (994, 6, 1_000)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import pytest
 
@@ -18,6 +16,7 @@ from quota_engine.jobs.verify import verify
 from quota_engine.ledger import Ledger
 from tests.at_once import call_at_once
 from tests.engines import Engines
+from tests.programs import Program
 from tests.spools import Away, replayed_by_itself
 
 pytestmark = pytest.mark.anyio
@@ -197,8 +196,7 @@ def test_no_limit_is_passed_and_each_scope_is_the_sum_of_what_is_below(
         for account, limit in limits.items():
             for kind in (TOKENS, CREDIT):
                 engine.issue_grant(account, kind, limit)
-        command = [sys.executable, "-c", CALLER, redis_url, database_url]
-        processes = [subprocess.Popen([*command, str(seed)]) for seed in range(8)]
+        processes = [Program(CALLER, redis_url, database_url, str(seed)) for seed in range(8)]
         assert [process.wait(timeout=120) for process in processes] == [0] * 8
         engine.drain()
         for kind in (TOKENS, CREDIT):

@@ -11,7 +11,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from quota_engine import (
 )
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from quota_engine.spooled import SpooledOperation
+from tests.programs import Program
 from tests.spools import (
     ACCOUNT,
     GRANTED,
@@ -266,9 +266,7 @@ async def test_what_a_killed_process_noted_is_replayed_by_another(
     async with away.engine() as call:
         await away.funded(call)
     place = (away.server.url, away.database_url, str(away.folder), ACCOUNT)
-    with subprocess.Popen(
-        [sys.executable, "-c", CLIENT, *place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as client:
+    with Program(CLIENT, *place, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == b"placed\n"
         away.server.kill()

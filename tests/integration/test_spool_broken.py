@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import resource
 import sqlite3
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import pytest
 
 from quota_engine.spool import Spool, SpoolError, spools_in
 from quota_engine.spool.file import FORMAT
+from tests.programs import run
 from tests.spools import (
     NOW,
     QUOTA,
@@ -158,15 +157,7 @@ assert spool.note(capture(number)), "and it goes on when there is space"
 
 def test_a_full_disk_is_said_and_loses_nothing(spool: Spool) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    command = [sys.executable, "-c", FULL, str(spool.path.parent)]
-    ended = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env=os.environ | {"PYTHONPATH": "."},
-    )
+    ended = run(FULL, str(spool.path.parent))
     assert ended.returncode == 0, ended.stderr
     *_, said, number = ended.stdout.splitlines()
     assert "QUOTA_ENGINE_SPOOL_FOLDER" in said

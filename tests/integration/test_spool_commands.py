@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from quota_engine import (
     QuotaEngine,
 )
 from quota_engine.embedded import ValkeyServer
+from tests.programs import COMMAND_LINE, run
 from tests.spools import (
     ACCOUNT,
     PATIENCE,
@@ -34,14 +33,7 @@ def test_commands_show_and_replay_what_waits(
     }
 
     def cli(*words: str, code: int = 0) -> Any:
-        ended = subprocess.run(
-            [sys.executable, "-c", "from quota_engine.cli import main; main()", *words, "--json"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        ended = run(COMMAND_LINE, *words, "--json", env={**os.environ, **environment})
         assert ended.returncode == code, ended.stderr + ended.stdout
         return json.loads(ended.stdout) if ended.stdout else ended.stderr
 

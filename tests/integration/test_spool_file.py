@@ -8,10 +8,8 @@ files, real processes that are killed; no Redis.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -26,6 +24,7 @@ from quota_engine.errors import (
 from quota_engine.spool import Spool
 from quota_engine.spool.spool import CLAIM_MS
 from quota_engine.spooled import command_of, forms_of, operation_of
+from tests.programs import Program
 from tests.spools import (
     NOW,
     QUOTA,
@@ -148,9 +147,8 @@ for number in range(1_000_000):
 """
 
 
-def noting(folder: Path, last: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", NOTING, str(folder), str(last)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": "."})
+def noting(folder: Path, last: int) -> Program:
+    return Program(NOTING, str(folder), str(last), stdout=subprocess.PIPE)
 
 
 def test_a_process_killed_right_after_noting_has_noted(spool: Spool) -> None:

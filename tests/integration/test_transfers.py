@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -29,6 +26,7 @@ from quota_engine.embedded import ValkeyServer
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName, shard_of
 from tests.engines import NOON, TestClock
+from tests.programs import killed
 
 pytestmark = pytest.mark.anyio
 
@@ -267,12 +265,7 @@ def test_whoever_dies_on_the_way_it_is_done_once(
     engine.issue_grant(FROM, TOKENS, 400, expires_at=None)
     engine.drain()
     for step in STEPS:
-        ended = subprocess.run(
-            [sys.executable, "-c", SENDER, step, to, server.url, database_url],
-            check=False,
-            timeout=60,
-        )
-        assert ended.returncode == -signal.SIGKILL
+        killed(SENDER, step, to, server.url, database_url)
         if is_wiped:
             with redis.Redis.from_url(server.url) as client:
                 client.flushall()

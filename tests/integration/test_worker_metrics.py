@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
@@ -37,10 +36,11 @@ from quota_engine.settings import Settings
 from quota_engine.spool import Spool
 from quota_engine.stores import redis_client
 from quota_engine.workers.endpoint import Endpoint, MetricsEndpoint
+from tests.programs import COMMAND_LINE, Program
 from tests.proxy import Proxy
 from tests.spools import capture
 from tests.unit.test_metrics import key, read
-from tests.workers import COMMAND, wait_until
+from tests.workers import wait_until
 
 ACCOUNT, TYPE = "user:42", "text_token"
 #: A look takes no longer than it may; a busy machine may add to that.
@@ -265,9 +265,7 @@ def test_the_page_is_read_while_a_replay_runs(
     trace.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines]) + "\n")
     replay = ("replay", str(trace), "--users", "6", "--processes", "2", "--json")
     with (tmp_path / "said").open("w+b") as said:
-        running = subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *replay], env=environment, stdout=said
-        )
+        running = Program(COMMAND_LINE, *replay, env=environment, stdout=said)
         pages: list[dict[tuple[str, frozenset[tuple[str, str]]], float]] = []
 
         def has_ended() -> bool:
