@@ -15,7 +15,7 @@ from quota_engine.cli.run_report import print_report, shown_progress
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DRIFT_FOUND = 3
-CALLS, USERS, PROCESSES, PROMOTION_SECONDS = 2_000, 20, 2, 1.5
+CALLS, USERS, PROCESSES, PROMOTION_SECONDS = 2_000, 20, 2, 3.0
 TRACES = "https://github.com/Azure/AzurePublicDataset"
 
 

@@ -7,9 +7,6 @@ trace that the test writes, two client processes, and once a balance changed beh
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,13 +15,14 @@ import pytest
 from sqlalchemy import text
 
 from quota_engine import QuotaEngine
+from quota_engine.cli import demo
 from quota_engine.keys import ShardKeys
 from quota_engine.replay import costs, days, proofs, running
 from quota_engine.replay.synthetic import synthetic_calls
 from tests.commands import Cli
 
 CALLS = 120
-SMALL = ("--users", "6", "--processes", "2", "--promotions-last", "1")
+SMALL = ("--users", "6", "--processes", "2", "--promotions-last", "3")
 
 
 @pytest.fixture
@@ -98,12 +96,12 @@ def test_a_server_that_is_not_our_own_is_never_killed(cli: Cli, trace: Path) -> 
         assert engine.deployment.client.ping()
 
 
-def test_a_proof_that_fails_ends_with_3(
+def test_a_proof_that_fails_is_named_and_ends_with_3(
     cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = proofs.count
+    count, read = proofs.count, costs.read_costs
 
-    def meddle(deployment: Any, workload: Any, told: Any, prefix: str) -> proofs.Counted:
+    def edit_a_balance(deployment: Any, workload: Any, told: Any, prefix: str) -> proofs.Counted:
         account = workload.users[0].account
         with QuotaEngine.open() as engine:
             shard = engine.deployment.ledger.shard_of(proofs.QuotaName(account, "text_token"))
@@ -111,12 +109,24 @@ def test_a_proof_that_fails_ends_with_3(
             engine.deployment.client.hincrby(key, "remaining", 7)
         return count(deployment, workload, told, prefix)
 
-    monkeypatch.setattr(proofs, "count", meddle)
-    ended = cli.run("replay", str(trace), *SMALL, "--limit", "10", "--speed", "100")
+    def edit_a_record(deployment: Any, prefix: str) -> costs.Costs:
+        with deployment.ledger.transaction() as sql:
+            edit = (
+                "UPDATE usage_records SET cost = cost + 0.000000000001, amount = amount - 1 WHERE"
+                " id = (SELECT min(id) FROM usage_records WHERE model = 'dear')"
+            )
+            assert sql.execute(text(edit)).rowcount == 1
+        return read(deployment, prefix)
+
+    monkeypatch.setattr(proofs, "count", edit_a_balance)
+    monkeypatch.setattr(running, "read_costs", edit_a_record)
+    asked = ("--limit", "10", "--speed", "100", "--prices", "dear=3/15,free=0/0")
+    ended = cli.run("replay", str(trace), *SMALL, *asked)
     assert ended.code == 3
     assert "10 calls of 6 users by 2 processes" in ended.out
     failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 2  # the balance, and the drift
+    assert len(failed) == 5  # the balance, the drift; amounts, costs, and the verified log
+    assert "dear: recorded " in ended.out
 
 
 DAYS = ("--users", "8", "--processes", "2", "--days", "40")
@@ -162,29 +172,6 @@ def test_what_nobody_planned_is_found_in_the_statements(
     assert len(failed) == 2  # what was granted, and what was used
 
 
-def test_a_usage_record_that_was_changed_is_found(
-    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read = costs.read_costs
-
-    def meddle(deployment: Any, prefix: str) -> costs.Costs:
-        with deployment.ledger.transaction() as sql:
-            edit = (
-                "UPDATE usage_records SET cost = cost + 0.000000000001, amount = amount - 1 WHERE"
-                " id = (SELECT min(id) FROM usage_records WHERE model = 'dear')"
-            )
-            assert sql.execute(text(edit)).rowcount == 1
-        return read(deployment, prefix)
-
-    monkeypatch.setattr(running, "read_costs", meddle)
-    asked = ("--limit", "10", "--speed", "100", "--prices", "dear=3/15,free=0/0")
-    ended = cli.run("replay", str(trace), *SMALL, *asked)
-    assert ended.code == 3
-    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
-    assert len(failed) == 3  # amounts, costs, and the verified log
-    assert "dear: recorded " in ended.out
-
-
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -221,16 +208,17 @@ def test_misuse_ends_with_2_before_any_server_is_asked(
 
 
 @pytest.mark.slow
-def test_the_demo_runs_from_nothing_and_says_where_to_go_next(home: Path) -> None:
-    command = [sys.executable, "-c", "from quota_engine.cli import main; main()"]
-    done = subprocess.run([*command, "demo"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "synthetic" in done.stdout
-    assert "FAILED" not in done.stdout
-    assert len([line for line in done.stdout.splitlines() if line.startswith("  ")]) > 3
-    words = next(line for line in done.stdout.splitlines() if "accounts show" in line).split()
-    shown = subprocess.run(
-        [*command, *words[1:], "--json"], capture_output=True, text=True, check=True
-    )
-    assert json.loads(shown.stdout)["quotas"][0]["quota_type"] == "text_token"
+def test_the_demo_runs_from_nothing_and_says_where_to_go_next(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "CALLS", 300)
+    cli = Cli(monkeypatch, capsys)
+    done = cli.run("demo")
+    assert done.code == 0, done.err
+    assert "synthetic" in done.out
+    assert "FAILED" not in done.out
+    assert len([line for line in done.out.splitlines() if line.startswith("  ")]) > 3
+    words = next(line for line in done.out.splitlines() if "accounts show" in line).split()
+    shown = cli.json(*words[1:])
+    assert shown["quotas"][0]["quota_type"] == "text_token"
     assert (home / "postgresql").is_dir()

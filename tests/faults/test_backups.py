@@ -90,6 +90,7 @@ def backups(make_world: MakeWorld, postgres: PostgresServer, tmp_path: Path) -> 
     return Backups(world, postgres, tmp_path)
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     11,
     injection="a copy of the running server's append-only files is put back by the runbook",
@@ -104,6 +105,7 @@ def test_only_redis_is_restored(backups: Backups) -> None:
     check_named(backups.world, verdict)
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     34,
     injection="a dump of the running ledger is put back by the runbook",
@@ -117,6 +119,7 @@ def test_only_the_ledger_is_restored(backups: Backups) -> None:
     assert verdict.lost == []
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     11,
     injection="both stores are restored by the runbook, Redis' copy older than the ledger's",

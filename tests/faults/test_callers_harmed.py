@@ -25,6 +25,7 @@ from quota_engine.jobs import clocks
 from quota_engine.scripts import load_scripts
 from tests.faults.conftest import MakeWorld
 from tests.faults.history import Call
+from tests.faults.rare import RARE
 from tests.faults.world import ENGINE_SETTINGS, HOT, World
 from tests.faults.writers import QUOTA_TYPE, debit
 from tests.proxy import Proxy
@@ -154,6 +155,7 @@ def another_release(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     58,
     injection="two processes of another release (other script texts) call and drain, under load",
@@ -199,7 +201,7 @@ def test_two_releases_side_by_side_do_not_fence_each_other(world: World, tmp_pat
     " stores' clocks seem an hour apart to the workers",
     outcome="admission and ids stand; nothing is swept while the stores' clocks differ",
 )
-@pytest.mark.parametrize("hours", [1, -1])
+@pytest.mark.parametrize("hours", [1, RARE(-1)])
 def test_a_clock_that_jumps_changes_no_admission(
     world: World, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:

@@ -21,6 +21,7 @@ from quota_engine.jobs.intents import Kept, apply_intents
 from quota_engine.jobs.schedule import Scheduler
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.faults.history import Window
+from tests.faults.rare import RARE
 from tests.faults.world import HOT, SHARDS, World
 from tests.faults.writers import QUOTA_TYPE, debit, issue_grant
 
@@ -49,7 +50,9 @@ class SlowReader:
     " changed, persisted or not, deleted, and so on",
     outcome="what they have read is refused: no version twice, nothing comes back",
 )
-@pytest.mark.parametrize("is_drained", [True, False], ids=["persisted", "not persisted"])
+@pytest.mark.parametrize(
+    "is_drained", [RARE(True, id="persisted"), pytest.param(False, id="not persisted")]
+)
 def test_an_overtaken_hydration_brings_nothing_back(world: World, is_drained: bool) -> None:
     met = 0
     with world.writing() as writers:
@@ -80,6 +83,7 @@ def test_an_overtaken_hydration_brings_nothing_back(world: World, is_drained: bo
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     55,
     injection="FLUSHALL, then 64 callers ask for 400 quotas at once, three times",
@@ -125,6 +129,7 @@ def test_when_everybody_hydrates_at_once_few_ask_postgresql(world: World) -> Non
     world.check(writers=[writers], may_lose=Window(windows[0].since, windows[-1].until))
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     53,
     injection="grants' entries wait, the shards' rows are locked: two schedulers keep promises",

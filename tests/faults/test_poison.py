@@ -208,6 +208,7 @@ def test_a_forged_fork_is_kept_apart(world: World) -> None:
     assert "forged" in world.quarantined()
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     47,
     injection="1,000 units are added to a busy quota's hash by hand",

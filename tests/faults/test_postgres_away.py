@@ -91,6 +91,7 @@ def test_a_postgresql_that_restarts_gets_each_entry_once(
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     32,
     injection="PostgreSQL is away for 6 s of full load (its limits: test_backpressure.py)",

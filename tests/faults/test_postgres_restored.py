@@ -47,6 +47,7 @@ def forget_what_is_persisted(world: World) -> None:
         trim(*(deployment.client, deployment.ledger, shard), trim_after=timedelta(0), keep_max=0)
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     34,
     injection="PostgreSQL's files from before the last commits are put back",
@@ -95,6 +96,7 @@ def test_lost_commits_that_nobody_keeps_stop_the_shard(
     assert any("gap" in (row.stopped or "") for row in rows)
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     67,
     injection="a ledger from before the last recovery is restored: its epoch is lower",

@@ -58,6 +58,7 @@ def test_running_clients_bring_back_what_the_power_took(make_world: MakeWorld) -
     assert len(verdict.restored) > 0
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     3,
     injection="the same, on accounts that have little left",
@@ -69,6 +70,7 @@ def test_holds_that_are_denied_now_are_charged_late(make_world: MakeWorld) -> No
     assert verdict.lost == verdict.denied_and_after
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     3,
     injection="the same, and clients remember nothing (resend_seconds = 0)",

@@ -132,6 +132,7 @@ def test_a_quota_of_another_type_harms_itself_alone(world: World) -> None:
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     29,
     injection="an operator sets an outbox to a text, and deletes it when it is seen",

@@ -48,6 +48,7 @@ def test_a_wiped_redis_writes_nothing_before_the_gate(world: World, gone: str) -
         assert first.decode() == f"{epoch}-0", "nothing was written before the gate's marker"
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     8,
     injection="kill -9, appendonlydir removed, started again",
@@ -116,6 +117,7 @@ def test_an_old_backup_gives_no_spent_quota_back(world: World, tmp_path: Path) -
     check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     22,
     injection="calls are answered and persisted, FLUSHALL, each is asked for again",

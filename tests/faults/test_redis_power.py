@@ -22,13 +22,14 @@ from tests.conftest import REDIS7_MISSING
 from tests.faults import aof
 from tests.faults.conftest import MakeWorld
 from tests.faults.history import Window
+from tests.faults.rare import RARE
 from tests.faults.world import HOT, World
 from tests.faults.writers import debit
 from tests.proxy import Proxy
 from tests.servers import redis7_program
 
 
-@pytest.fixture(params=["valkey", "redis7"])
+@pytest.fixture(params=["valkey", RARE("redis7")])
 def any_program(request: pytest.FixtureRequest) -> Path | None:
     """The newest server and the oldest; None: the one that the engine comes with."""
     if request.param == "valkey":
@@ -39,6 +40,7 @@ def any_program(request: pytest.FixtureRequest) -> Path | None:
     return program
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     3,
     injection="kill -9, the file cut where it ended some time before",
@@ -61,6 +63,7 @@ def test_a_power_loss_takes_what_was_not_synced(world: World) -> None:
     world.check(writers=[writers], may_lose=Window(since, until))
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     3,
     injection="the same, while the ledger already has what the file lost",
@@ -214,6 +217,7 @@ def test_a_torn_file_is_mended_as_the_runbook_says(
     world.check(writers=[writers], may_lose=Window(since, until))
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     23,
     injection="always synced; a reply is lost, its retry answered, and at once the power fails",

@@ -125,6 +125,7 @@ def test_a_lagging_replica_gives_nothing_back(pair: Pair) -> None:
     check_named(world, world.check(writers=[writers], may_lose=Window(since, until)))
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     12,
     injection="the same, and nothing waits when the master dies",
@@ -154,6 +155,7 @@ def drain_at(world: World, server: ValkeyServer) -> None:
     world.open_engine(server.url).drain()
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     13,
     injection="the replica gets no bytes, nothing is persisted, the replica is promoted",
@@ -175,6 +177,7 @@ def test_a_tail_that_nobody_has_is_sent_again(pair: Pair) -> None:
     assert verdict.restored != []
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     14,
     injection="master and replica lose each other, the replica is promoted, some clients stay",

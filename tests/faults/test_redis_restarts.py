@@ -19,6 +19,12 @@ from tests.faults.world import World
 from tests.workers import wait_until
 
 
+@pytest.fixture
+def world(make_world: MakeWorld) -> World:
+    """A world whose server writes before it answers: one that syncs may wait for a slow disk."""
+    return make_world(appendfsync="no")
+
+
 @pytest.mark.row(
     1,
     injection="kill -9 of Redis under load, started again on its files",
@@ -37,6 +43,7 @@ def test_a_killed_redis_loses_nothing(world: World) -> None:
     assert world.epochs() == [epoch + 1 for epoch in before]
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     2,
     injection="SIGTERM under load, started again",
@@ -136,6 +143,7 @@ def test_flushed_scripts_are_loaded_again_and_nobody_notices(world: World) -> No
     world.check(writers=[writers])
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     28,
     injection="SIGSTOP for 2 s while the file is rewritten, then SIGCONT",

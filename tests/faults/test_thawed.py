@@ -74,6 +74,7 @@ def thawed(world: World, since: float) -> Verdict:
     return verdict
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     46,
     injection="the same; then `quarantine resolve` beside clients of other quotas",
@@ -92,6 +93,7 @@ def test_a_forked_quota_is_thawed_under_load(world: World) -> None:
     assert thawed(world, since).restored
 
 
+@pytest.mark.fault_slow
 @pytest.mark.row(
     30,
     injection="a build of a script that fails between its entry and the quota's hash",

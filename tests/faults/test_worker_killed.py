@@ -17,6 +17,7 @@ from quota_engine import QuotaEngine
 from quota_engine.jobs import crash_points
 from quota_engine.jobs.trim import trim
 from quota_engine.outbox import Outbox
+from tests.faults.rare import RARE
 from tests.workers import QUOTA_TYPE, Clients, Worker, persisted, wait_until
 
 pytestmark = pytest.mark.fault
@@ -48,7 +49,9 @@ def engine(redis_url: str, database_url: str) -> Iterator[QuotaEngine]:
     injection="a worker kills itself at a step; somebody drains the rest",
     outcome="each entry is in the ledger once",
 )
-@pytest.mark.parametrize("crash_point", sorted(crash_points.NAMES))
+@pytest.mark.parametrize(
+    "crash_point", ["before_commit", *map(RARE, sorted(crash_points.NAMES - {"before_commit"}))]
+)
 def test_a_worker_killed_at_any_step_loses_and_doubles_nothing(
     engine: QuotaEngine, environment: dict[str, str], tmp_path: Path, crash_point: str
 ) -> None:

@@ -180,10 +180,11 @@ class World:
     def heal(self) -> None:
         """Let everything run again, ask the gate as a worker would, wait for a first answer."""
         self.server.start()
-        self.engine.deployment.reopen(self.engine.deployment.opened)
+        seen = self.engine.deployment.opened
 
         def answers() -> bool:
             try:
+                self.engine.deployment.reopen(seen)
                 self.engine.read_balance(POOR, QUOTA_TYPE)
             except EngineUnavailableError:
                 return False

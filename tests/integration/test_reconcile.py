@@ -128,7 +128,7 @@ def test_load_and_drains_meanwhile_are_no_drift(deployment: Deployment) -> None:
     for thread in threads:
         thread.start()
     try:
-        reports = [check(deployment, repair=turn % 2 == 1) for turn in range(60)]
+        reports = [check(deployment, repair=turn % 2 == 1) for turn in range(20)]
     finally:
         stop.set()
         for thread in threads:

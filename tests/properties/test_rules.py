@@ -63,8 +63,8 @@ EXPECTED_ROWS = {
 
 
 @pytest.fixture
-def shard(any_redis_url: str) -> Iterator[Shard]:
-    made = Shard(any_redis_url)
+def shard(redis_url: str) -> Iterator[Shard]:
+    made = Shard(redis_url)
     yield made
     made.close()
 

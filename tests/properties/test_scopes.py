@@ -19,8 +19,8 @@ WALKS, ACTS = 4, 120
 
 
 @pytest.fixture
-def shard(any_redis_url: str) -> Iterator[Shard]:
-    made = Shard(any_redis_url)
+def shard(redis_url: str) -> Iterator[Shard]:
+    made = Shard(redis_url)
     yield made
     made.close()
 
