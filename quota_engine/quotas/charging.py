@@ -63,7 +63,11 @@ class Charging(Deciding):
         due_max: int = DUE_MAX,
     ) -> Answer:
         """Let a hold grow to a new total, or live ``ttl_ms`` from now; 0 keeps what it has."""
-        repeated = self._repeated(operation_id, fingerprint)
+        if repeated := self._repeated(operation_id, fingerprint):
+            later = self.copied()
+            later._bring_up(now_ms, due_max)
+            if hold_id not in later.holds:  # its first answer; what is due is not written
+                return ("EXTENDED", repeated[3], repeated[9])
         self._bring_up(now_ms, due_max)
         hold = self.holds.get(hold_id)
         if hold is None:
