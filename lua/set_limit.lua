@@ -123,7 +123,7 @@ else
   if before then
     counts.drop(state, before)
   end
-  wanted.since, wanted.from, wanted.place = known.now, known.now, 0
+  wanted.since = known.now
   known.at, known.is_later = known.now + 1, true
   listed[place or #listed + 1] = wanted
 end

@@ -35,6 +35,7 @@ from quota_engine.corrections import CallOfModel
 from quota_engine.drift import ReconcileReport
 from quota_engine.history import HistoryEntry
 from quota_engine.keys import QuotaName
+from quota_engine.limiting import LimitChange
 from quota_engine.listed import ListedGrant
 from quota_engine.packages import Order, Package, PackageTerms, Purchase
 from quota_engine.plans import Plan, PlanTerms
@@ -244,6 +245,12 @@ class AlertStore(Protocol):
     def resolve(self, alert_id: str, by: By, viewer: str | None) -> Alert: ...
 
 
+class LimitStore(Protocol):
+    """The changes of limits in the ledger, as far as it was persisted."""
+
+    def changes(self, quota: QuotaName) -> Sequence[LimitChange]: ...
+
+
 class StatementStore(Protocol):
     """Statements, reports and grants from the ledger, as far as it was persisted."""
 
@@ -255,6 +262,8 @@ class StatementStore(Protocol):
     def pools(self) -> PoolStore: ...
     @property
     def alerts(self) -> AlertStore: ...
+    @property
+    def limits(self) -> LimitStore: ...
     def read_statement(self, quota: QuotaName, period: Period) -> Statement: ...
     def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
         """Return PostgreSQL's now, and every grant of a quota with the state it has there."""

@@ -7,26 +7,32 @@ A dry hold decides; then each quota that the call acts on is looked at. Nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from quota_engine.commands import (
     Balance,
     Flow,
+    LimitStanding,
     PlaceHold,
     ReadBalance,
+    ReadLimits,
     Share,
 )
 from quota_engine.commands.reconcile import SnapshotQuota, Snapshotted
 from quota_engine.errors import (
     AccountBarredError,
     BackpressureError,
+    LimitExceededError,
+    LimitTold,
     QuotaError,
     QuotaFrozenError,
     QuotaInsufficientError,
 )
 from quota_engine.flows import settled
 from quota_engine.instants import from_ms
+from quota_engine.keys import QuotaName
+from quota_engine.limits import HOLDS, UNITS
 from quota_engine.statements import Statement
 
 #: How a hold's change is named in Redis.
@@ -50,7 +56,7 @@ class ScopeExplained:
     account: str
     quota_type: str
     required: int
-    #: What it could admit now; None: everything, its overdraft limit is unlimited.
+    #: What its balance could admit now; None: everything, its overdraft limit is unlimited.
     available: int | None
     balance: int
     held: int
@@ -60,11 +66,31 @@ class ScopeExplained:
     grants: int
     #: What comes back soonest.
     relief: tuple[Relief, ...]
+    #: How its limits stand.
+    limits: tuple[LimitStanding, ...] = ()
+    #: Whether it does not gate: only its limits are asked.
+    is_counted: bool = False
 
     @property
     def shortage(self) -> int:
         """How much is missing here."""
-        return 0 if self.available is None else max(self.required - self.available, 0)
+        if self.available is None or self.is_counted:
+            return 0
+        return max(self.required - self.available, 0)
+
+    @property
+    def headroom(self) -> int | None:
+        """How many units its limits let through; None: they bound none."""
+        units = [limit.headroom for limit in self.limits if limit.of == UNITS]
+        others = [0 for limit in self.limits if limit.of != UNITS and not limit.headroom]
+        return min([*units, *others], default=None)
+
+    @property
+    def admits(self) -> int | None:
+        """How many units it could admit now by its balance and its limits; None: any."""
+        balance = None if self.is_counted else self.available
+        bounds = [bound for bound in (balance, self.headroom) if bound is not None]
+        return min(bounds, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +100,8 @@ class Explanation:
 
     ``refused_by``: the account whose quota refuses, or that is not active. ``retry_after``:
     seconds until enough came back by itself if nothing else happens; None: never, or it needs no
-    waiting. ``fix``: what to do. ``statement``: what made the balance of the account's own quota.
+    waiting. ``fix``: what to do. ``limit``: which one refuses. ``statement``: what made the
+    balance of the account's own quota.
     """
 
     account: str
@@ -87,6 +114,7 @@ class Explanation:
     retry_after: float | None
     fix: str
     scopes: tuple[ScopeExplained, ...]
+    limit: LimitTold | None = None
     statement: Statement | None = None
 
 
@@ -107,8 +135,27 @@ def explained(command: PlaceHold) -> Flow[Explanation]:
         now = balance.at or now
         if share.quota.account == command.quota.account or balance.limits_others:
             found: Snapshotted = yield SnapshotQuota(quota=share.quota)
-            scopes.append(_scope(share, balance, found))
-    return _explanation(command, refusal, tuple(scopes), now)
+            scope = _scope(share, balance, found)
+            if balance.is_limited:
+                read = yield from settled(ReadLimits(quota=share.quota))
+                scope = replace(scope, limits=read.standings, is_counted=not balance.gates)
+            scopes.append(scope)
+    return _explanation(command.quota, refusal, _judged(command.quota, scopes), now)
+
+
+def _judged(own: QuotaName, scopes: Sequence[ScopeExplained]) -> tuple[ScopeExplained, ...]:
+    """Return scopes; the caller's own gate unless another account's of their type does."""
+    gated = {
+        scope.quota_type
+        for scope in scopes
+        if scope.account != own.account and not scope.is_counted
+    }
+    return tuple(
+        replace(scope, is_counted=False)
+        if scope.account == own.account and scope.quota_type not in gated
+        else scope
+        for scope in scopes
+    )
 
 
 def _scope(share: Share, balance: Balance, found: Snapshotted) -> ScopeExplained:
@@ -145,47 +192,90 @@ def _reliefs(balance: Balance, found: Snapshotted) -> Iterable[Relief]:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Why, by whose quota, for how long, and what to do."""
+
+    reason: str = ""
+    scope: ScopeExplained | None = None
+    fix: str = ""
+    retry_after: float | None = None
+
+
 def _explanation(
-    command: PlaceHold,
+    own: QuotaName,
     refusal: QuotaError | None,
     scopes: tuple[ScopeExplained, ...],
     now: datetime | None,
 ) -> Explanation:
-    own = scopes[0]
-    short = [scope for scope in scopes if scope.shortage]
-    frozen = [scope for scope in scopes if scope.frozen]
-    refusing, reason, fix = None, "", ""
-    if isinstance(refusal, QuotaInsufficientError):
-        refusing, reason = _named(scopes, refusal) or own, "insufficient"
-        fix = "; and ".join(_fix(scope) for scope in short or [refusing])
-    elif isinstance(refusal, QuotaFrozenError):
-        refusing, reason = (frozen or [own])[0], "frozen"
-        fix = (
-            f"mend its log: `quota-engine quarantine show '{refusing.account}"
-            f"|{refusing.quota_type}'` ({refusing.frozen})"
-        )
-    elif isinstance(refusal, AccountBarredError):
-        reason = refusal.state
-        fix = f"{refusal}: `quota-engine accounts activate {refusal.account}`"
-    elif refusal is not None:
-        reason, fix = "backpressure", "start workers: `quota-engine worker` persists what waits"
-    least = min((scope.available for scope in scopes if scope.available is not None), default=None)
-    told = refusing or own
-    refused_by = None if refusing is None else refusing.account
+    verdict = _verdict(refusal, scopes, now)
+    least = min((bound for one in scopes if (bound := one.admits) is not None), default=None)
+    refused_by = None if verdict.scope is None else verdict.scope.account
+    required = (verdict.scope or scopes[0]).required
+    available = least if verdict.scope is None else verdict.scope.admits
     if isinstance(refusal, AccountBarredError):
         refused_by = refusal.account
+    if isinstance(refusal, LimitExceededError):
+        required, available = refusal.required, refusal.available
     return Explanation(
-        account=command.quota.account,
-        quota_type=command.quota.quota_type,
+        account=own.account,
+        quota_type=own.quota_type,
         admitted=refusal is None,
-        reason=reason,
+        reason=verdict.reason,
         refused_by=refused_by,
-        required=told.required,
-        available=least if refusing is None else refusing.available,
-        retry_after=_retry_after(short, now) if reason == "insufficient" else None,
-        fix=fix,
+        required=required,
+        available=available,
+        retry_after=verdict.retry_after,
+        fix=verdict.fix,
         scopes=scopes,
+        limit=getattr(refusal, "limit", None),
     )
+
+
+def _verdict(
+    refusal: QuotaError | None, scopes: tuple[ScopeExplained, ...], now: datetime | None
+) -> _Verdict:
+    own = scopes[0]
+    if refusal is None:
+        return _Verdict()
+    if isinstance(refusal, LimitExceededError):
+        refusing = _named(scopes, refusal) or own
+        return _Verdict("limited", refusing, _fix_of_limit(refusal), refusal.retry_after)
+    if isinstance(refusal, QuotaInsufficientError):
+        short = [scope for scope in scopes if scope.shortage]
+        refusing = _named(scopes, refusal) or own
+        fix = "; and ".join(_fix(scope) for scope in short or [refusing])
+        return _Verdict("insufficient", refusing, fix, _retry_after(short, now))
+    if isinstance(refusal, QuotaFrozenError):
+        refusing = next((scope for scope in scopes if scope.frozen), own)
+        name = f"'{refusing.account}|{refusing.quota_type}'"
+        fix = f"mend its log: `quota-engine quarantine show {name}` ({refusing.frozen})"
+        return _Verdict("frozen", refusing, fix)
+    if isinstance(refusal, AccountBarredError):
+        fix = f"{refusal}: `quota-engine accounts activate {refusal.account}`"
+        return _Verdict(refusal.state, None, fix)
+    fix = "start workers: `quota-engine worker` persists what waits"
+    return _Verdict("backpressure", None, fix)
+
+
+def _fix_of_limit(refusal: LimitExceededError) -> str:
+    """Return what would make a limit let the call through."""
+    limit = refusal.limit
+    named = f"{refusal.account} {refusal.quota_type}"
+    options = "".join(
+        f" --{name} {value}"
+        for name, value in (("per", limit.per), ("of", limit.of), ("window", limit.window))
+        if value
+    )
+    least = limit.amount + refusal.required - refusal.available
+    advice = f"raise it: `quota-engine limits raise {named} {least}{options} --until +1d`"
+    if limit.of == UNITS and refusal.available:
+        advice += f", or ask for at most {refusal.available:,}"
+    if refusal.retry_after is not None:
+        advice += f", or wait {refusal.retry_after:,.1f} s"
+    elif limit.of == HOLDS:
+        advice += ", or wait until a hold closes"
+    return f"{named} is limited to {limit}: {advice}"
 
 
 def _named(

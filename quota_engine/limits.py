@@ -120,6 +120,12 @@ class Limit:
         shift = self.marks[0] if self.marks else 0
         return at_ms - (at_ms - shift) % LENGTHS_MS[self.per]
 
+    def end_of(self, place: int) -> int:
+        """Return where the step or period ends that begins at a place; 0: nobody knows."""
+        if self.is_marked:
+            return next((mark for mark in self.marks if mark > place), 0)
+        return place + (STEPS_MS if self.is_sliding else LENGTHS_MS)[self.per]
+
     def floor_of(self, at_ms: int) -> int:
         """Return the first place that counts at an instant."""
         place = self.place_of(at_ms) or 0

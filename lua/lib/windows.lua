@@ -5,9 +5,10 @@ The quota's field `limits` tells them, see quota_engine/limits.py. Beside it:
 
   w:at             the latest instant that anything counted at: no later count is earlier than it,
                    whatever the clocks do, so a window only goes forward
-  w:<limit>        from place count [first sum]: what counted later than `from` is known; `count` is what
-                   counts in the newest step or period, which begins at `place`; of a sliding window
-                   `first` is the oldest step that is kept, `sum` the count of all
+  w:<limit>        from place count: what counted later than `from` is known; `count` is what counts in the
+                   newest step or period, which begins at `place`; then of a sliding window the oldest
+                   step that is kept and the sum of all, of a calendar one when the period ends (0:
+                   nobody knows)
   w:<limit>:<step> what counts in an older step, if anything
 
 So a call reads one field for each limit and writes it, and forgets a step when it goes on to a new one.
@@ -51,30 +52,11 @@ local function restore(limit, head)
     numbers[#numbers + 1] = word + 0
   end
   limit.from, limit.place, limit.count = numbers[1] or limit.since, numbers[2] or 0, numbers[3] or 0
-  limit.first, limit.sum = numbers[4] or 0, numbers[5] or limit.count
-end
-
--- The quota's limits with what counts in them, read once.
-function windows.read(state)
-  local known = state.windows
-  if known then
-    return known
+  if limit.step then
+    limit.first, limit.sum = numbers[4] or 0, numbers[5] or 0
+  else
+    limit.ends, limit.sum = numbers[4] or 0, limit.count
   end
-  known = { limits = {} }
-  local fields = { "w:at" }
-  for text in string.gmatch(state.limits, "[^;]+") do
-    local limit = windows.parse(text)
-    known.limits[#known.limits + 1] = limit
-    fields[#fields + 1] = limit.field
-  end
-  local stored = redis.call("HMGET", state.keys.quota, unpack(fields))
-  known.at = (stored[1] or 0) + 0
-  known.now = math.max(state.now, known.at)
-  for place, limit in ipairs(known.limits) do
-    restore(limit, stored[place + 1])
-  end
-  state.windows = known
-  return known
 end
 
 -- Where the step or period begins that an instant counts in, and where the next does. The last period
@@ -98,15 +80,46 @@ function windows.place_of(limit, at)
   return place, nil
 end
 
+-- Note where now counts, and until when.
+local function look_at(limit, now)
+  if limit.ends and limit.place <= now and now < limit.ends then
+    limit.here, limit.next = limit.place, limit.ends
+  else
+    limit.here, limit.next = windows.place_of(limit, now)
+  end
+end
+
+-- The quota's limits with what counts in them, read once.
+function windows.read(state)
+  local known = state.windows
+  if known then
+    return known
+  end
+  known = { limits = {} }
+  local fields = { "w:at" }
+  for text in string.gmatch(state.limits, "[^;]+") do
+    local limit = windows.parse(text)
+    known.limits[#known.limits + 1] = limit
+    fields[#fields + 1] = limit.field
+  end
+  local stored = redis.call("HMGET", state.keys.quota, unpack(fields))
+  known.at = (stored[1] or 0) + 0
+  known.now = math.max(state.now, known.at)
+  for place, limit in ipairs(known.limits) do
+    restore(limit, stored[place + 1])
+    if limit.of ~= "holds" then
+      look_at(limit, known.now)
+    end
+  end
+  state.windows = known
+  return known
+end
+
 -- Whether the periods that a limit knows are over.
 function windows.are_over(state)
-  local known = windows.read(state)
-  for _, limit in ipairs(known.limits) do
-    if limit.is_marked then
-      local _, ends = windows.place_of(limit, known.now)
-      if not ends then
-        return true
-      end
+  for _, limit in ipairs(windows.read(state).limits) do
+    if limit.is_marked and not limit.next then
+      return true
     end
   end
   return false
@@ -133,13 +146,13 @@ local function set_step(limit, start, count)
 end
 
 -- Let a window go forward to now.
-local function go_on(state, limit, now)
-  local place = windows.place_of(limit, now)
+local function go_on(state, limit)
+  local place = limit.here
   if not place or place <= limit.place then
     return
   end
   if not limit.step then
-    limit.sum = 0
+    limit.sum, limit.ends = 0, limit.next or 0
   elseif limit.place == 0 then
     limit.first = place
   else
@@ -162,12 +175,28 @@ function windows.add(state, units, calls)
   for _, limit in ipairs(known.limits) do
     local amount = limit.of == "units" and units or limit.of == "calls" and calls or 0
     if amount > 0 then
-      go_on(state, limit, known.now)
+      go_on(state, limit)
       limit.count, limit.sum, limit.is_changed = limit.count + amount, limit.sum + amount, true
     end
   end
   known.at, known.is_later = known.now, true
   return known.now
+end
+
+local function correct(state, limit, at, units)
+  if limit.step and at < limit.place then
+    local place = at - at % limit.step
+    if place < limit.first then
+      return
+    end
+    read_steps(state, limit, place, place)
+    set_step(limit, place, limit.steps[place] + units)
+  elseif at >= limit.place and limit.place > 0 and (limit.step or limit.ends == 0 or at < limit.ends) then
+    limit.count = limit.count + units
+  else
+    return
+  end
+  limit.sum, limit.is_changed = limit.sum + units, true
 end
 
 -- Let so many units more, or less, count where a hold counts: at `at`, nil where it counts in nothing.
@@ -176,13 +205,8 @@ function windows.correct(state, at, units)
     return
   end
   for _, limit in ipairs(windows.read(state).limits) do
-    local place = limit.of == "units" and at > limit.from and windows.place_of(limit, at)
-    if place and place == limit.place then
-      limit.count, limit.sum, limit.is_changed = limit.count + units, limit.sum + units, true
-    elseif place and limit.step and place >= limit.first and place < limit.place then
-      read_steps(state, limit, place, place)
-      set_step(limit, place, limit.steps[place] + units)
-      limit.sum, limit.is_changed = limit.sum + units, true
+    if limit.of == "units" and at > limit.from then
+      correct(state, limit, at, units)
     end
   end
 end
@@ -206,16 +230,14 @@ function windows.standing(state, limit)
   if limit.of == "holds" then
     return cap_at(limit, known.now), open_holds(state), nil
   end
-  go_on(state, limit, known.now)
-  local _, ends = windows.place_of(limit, known.now)
-  return cap_at(limit, known.now), limit.sum, not limit.step and ends or nil
+  go_on(state, limit)
+  return cap_at(limit, known.now), limit.sum, not limit.step and limit.next or nil
 end
 
 -- The instant at which a limit would let so many through if nothing else happened; nil: never.
 local function relief_of(state, limit, required)
   if not limit.step then
-    local _, ends = windows.place_of(limit, state.windows.now)
-    return required <= cap_at(limit, ends) and ends or nil
+    return required <= cap_at(limit, limit.next) and limit.next or nil
   end
   read_steps(state, limit, limit.first, limit.place - limit.step)
   local used = limit.sum
@@ -310,10 +332,8 @@ function windows.changes(state)
   end
   for _, limit in ipairs(known.limits) do
     if limit.is_changed then
-      local head = text(limit.from) .. " " .. text(limit.place) .. " " .. text(limit.count)
-      if limit.step then
-        head = head .. " " .. text(limit.first) .. " " .. text(limit.sum)
-      end
+      local head = text(limit.from) .. " " .. text(limit.place) .. " " .. text(limit.count) .. " "
+      head = head .. (limit.step and text(limit.first) .. " " .. text(limit.sum) or text(limit.ends))
       fields[#fields + 1], fields[#fields + 2] = limit.field, head
       for start in pairs(limit.changed) do
         local name, count = limit.field .. ":" .. text(start), limit.steps[start]

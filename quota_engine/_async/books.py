@@ -10,6 +10,7 @@ from quota_engine import flows
 from quota_engine._async.accounts import AsyncAccounts
 from quota_engine._async.alerting import AsyncAlerts
 from quota_engine._async.calling import AsyncCalling
+from quota_engine._async.limiting import AsyncLimits
 from quota_engine._async.pooling import AsyncPools
 from quota_engine._async.replaying import AsyncReplayer
 from quota_engine._async.reporting import AsyncReports
@@ -43,6 +44,7 @@ class AsyncBooks(AsyncCalling):
         self.reports = AsyncReports(transport, backing, settings)
         self.pools = AsyncPools(transport, backing, settings)
         self.accounts = AsyncAccounts(transport, backing, settings)
+        self.limits = AsyncLimits(transport, backing, settings)
         self.alerts = AsyncAlerts(transport, backing, settings)
 
     async def check_pool(self, provider: str, currency: str | None = None) -> None:

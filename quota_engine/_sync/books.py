@@ -11,6 +11,7 @@ from quota_engine import flows
 from quota_engine._sync.accounts import Accounts
 from quota_engine._sync.alerting import Alerts
 from quota_engine._sync.calling import Calling
+from quota_engine._sync.limiting import Limits
 from quota_engine._sync.pooling import Pools
 from quota_engine._sync.replaying import Replayer
 from quota_engine._sync.reporting import Reports
@@ -44,6 +45,7 @@ class Books(Calling):
         self.reports = Reports(transport, backing, settings)
         self.pools = Pools(transport, backing, settings)
         self.accounts = Accounts(transport, backing, settings)
+        self.limits = Limits(transport, backing, settings)
         self.alerts = Alerts(transport, backing, settings)
 
     def check_pool(self, provider: str, currency: str | None = None) -> None:

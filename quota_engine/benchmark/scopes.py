@@ -1,27 +1,41 @@
-"""Server time by the quotas that one call acts on: the caller's, and those above it."""
+"""Server time by the quotas that one call acts on, without limits and with two in each."""
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 
 from quota_engine.benchmark.figures import Section, in_turn, section_of
 from quota_engine.benchmark.plan import Plan
 from quota_engine.benchmark.server_time import DETAILS, TTL_MS, Script, Tick, forget
-from quota_engine.benchmark.servers import TYPE, Lab, fill_accounts
-from quota_engine.commands import CaptureHold, PlaceHold, Share
+from quota_engine.benchmark.servers import TYPE, Lab, fill_accounts, send_all
+from quota_engine.commands import Action, CaptureHold, PlaceHold, SetLimit, Share
 from quota_engine.keys import QuotaName, parents_of
+from quota_engine.limits import checked_limit
 
 COUNTS = (1, 2, 3, 4)
+#: So much that no call is refused.
+LIMIT = 2**52
+LIMITED = "limited"
+#: Of what each limited quota has two limits.
+WINDOWS = (("units", "minute"), ("units", "day"))
 
 
 def measure_scopes(lab: Lab, plan: Plan, tick: Tick) -> Section:
     """Return the server time of a hold with its capture on one quota and on several."""
     samples: dict[str, list[float]] = defaultdict(list)
-    names = {_name(count): _account(count) for count in COUNTS}
+    names = {
+        _name(count, limited): _account(count, limited)
+        for limited in (False, True)
+        for count in COUNTS
+    }
     with lab.deployment(shards=1) as deployment:
         script = Script(deployment)
         for account in names.values():
-            fill_accounts(deployment, [account, *parents_of(account)])
+            path = [account, *parents_of(account)]
+            fill_accounts(deployment, path)
+            if account.startswith(LIMITED):
+                send_all(deployment, (limit for each in path for limit in _limits(each)))
         for number in range(-1, plan.script_rounds):
             tick("cost by scopes")
             for name in in_turn(names, number):
@@ -34,16 +48,35 @@ def measure_scopes(lab: Lab, plan: Plan, tick: Tick) -> Section:
                     forget(deployment, each)
     ordered = {name: samples[name] for name in names}
     title = "Server time of a hold and its capture, by the quotas it acts on"
-    return section_of(title, "200 bytes of usage, once", "µs", ordered, _name(1))
+    return section_of(title, "200 bytes of usage, once", "µs", ordered, _name(1, False))
 
 
-def _name(count: int) -> str:
-    return f"place_hold + capture_hold, {count} quota{'s' if count > 1 else ''}"
+def _name(count: int, limited: bool) -> str:
+    windows = ", two windows each" if limited else ""
+    return f"place_hold + capture_hold, {count} quota{'s' if count > 1 else ''}{windows}"
 
 
-def _account(count: int) -> str:
+def _account(count: int, limited: bool) -> str:
     """Return an account with so many quotas on its path."""
-    return "/".join(("tree-" + str(count), *("team", "user", "key")[: count - 1]))
+    root = f"{LIMITED if limited else 'tree'}-{count}"
+    return "/".join((root, *("team", "user", "key")[: count - 1]))
+
+
+def _limits(account: str) -> list[SetLimit]:
+    """Return the commands that limit a quota without ever refusing."""
+    limits = (
+        checked_limit(LIMIT, of=of, per=per, window=None, time_zone="UTC") for of, per in WINDOWS
+    )
+    return [
+        SetLimit(
+            quota=QuotaName(account, TYPE),
+            operation_id=limit.key,
+            action=Action.SET,
+            limit=limit,
+            at_ms=time.time_ns() // 1_000_000,
+        )
+        for limit in limits
+    ]
 
 
 def _hold_and_capture(

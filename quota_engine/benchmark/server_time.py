@@ -47,6 +47,8 @@ DETAILS = (
     '"input_tokens":1000,"output_tokens":200,"reasoning_tokens":40,"requests":1}}'
 )
 TTL_MS = 600_000
+#: Replies of calls that were not granted.
+UNGRANTED = frozenset({b"REPLAYED", b"DENIED", b"EXCEEDED", b"CLOSED"})
 
 Tick = Callable[[str], None]
 
@@ -86,7 +88,7 @@ class Script:
             pipeline.execute_command("EVALSHA", *arguments)
         self._client.config_resetstat()
         for reply in pipeline.execute():
-            if isinstance(reply, list) and reply[0] in (b"REPLAYED", b"DENIED", b"CLOSED"):
+            if isinstance(reply, list) and reply[0] in UNGRANTED:
                 raise EngineFault(f"the benchmark's call was answered {reply!r}")
         return float(self._client.info("commandstats")["cmdstat_evalsha"]["usec_per_call"])
 

@@ -33,6 +33,7 @@ class Commands(LazyGroup):
         ),
         "grants": Entry("quota_engine.cli.grants:app", "Put quota in, and take it back."),
         "accounts": Entry("quota_engine.cli.accounts:app", "See what an account has, and why."),
+        "limits": Entry("quota_engine.cli.limits:app", "Limit what calls use in a time."),
         "holds": Entry("quota_engine.cli.holds:app", "See and release what is set aside."),
         "prices": Entry("quota_engine.cli.prices:app", "Set, import and try what calls cost."),
         "models": Entry(

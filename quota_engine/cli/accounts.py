@@ -54,8 +54,9 @@ STATEMENT = (
 )
 SCOPES = (
     *("account", "required", "available", "balance", "held", "debt", "overdraft_limit"),
-    *("grants", "frozen"),
+    *("headroom", "grants", "frozen"),
 )
+LIMITS = ("account", "of", "per", "window", "cap", "used", "headroom", "resets_at")
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
     *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
@@ -256,6 +257,9 @@ def explain(
         verdict = "would be admitted" if told.admitted else f"would be refused: {told.reason}"
         typer.echo(f"a call of {amount:,} {quota_type} on {account} {verdict}")
         print_rows(told.scopes, SCOPES, as_json=False)
+        if limits := [limit for scope in told.scopes for limit in scope.limits]:
+            typer.echo("limits:")
+            print_rows(limits, LIMITS, as_json=False)
         if told.fix:
             typer.echo(f"to do: {told.fix}")
         if told.statement is not None:

@@ -57,7 +57,7 @@ def batch(
 
     Example: quota-engine grants batch may.csv --batch-id may-2026 --dry-run
     """
-    table, id_ = _read(file), batch_id or file.stem
+    table, id_ = read_table(file), batch_id or file.stem
     with opened_engine() as engine, shown_count() as watch:
         report = engine.batch_grants(table, id_, dry_run=dry_run, actor=actor, progress=watch)
     _tell(report, _written(report, file, result), as_json=as_json)
@@ -90,7 +90,7 @@ def import_opening(
     """
     from quota_engine.opening_balances import plain_sums
 
-    table, id_ = _read(file), import_id or file.stem
+    table, id_ = read_table(file), import_id or file.stem
     ends = None if period_end.startswith("+") else parse_instant(period_end, name="--period-end")
     if ends is None:
         raise InvalidArgumentError(
@@ -110,7 +110,8 @@ def import_opening(
     _tell(report, _written(report, file, result), as_json=as_json, sums=sums)
 
 
-def _read(file: Path) -> bytes:
+def read_table(file: Path) -> bytes:
+    """Return a table's bytes; one that cannot be read is told in a sentence."""
     try:
         return file.read_bytes()
     except OSError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from quota_engine.commands.arguments import (
     details_text,
@@ -16,6 +16,7 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.replies import error_from
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault
 from quota_engine.events import Entry
@@ -37,40 +38,64 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitTerms:
+    """
+    A limit: at most ``amount`` of ``of`` (units, calls, holds) in a ``window`` of one ``per``.
+
+    Until ``raised_until`` it is ``raised_to``. ``since``: what happened later counts. ``per`` and
+    ``window`` are None for holds, ``time_zone`` but for calendar windows.
+    """
+
+    of: str
+    per: str | None
+    window: str | None
+    time_zone: str | None
+    amount: int
+    raised_to: int | None
+    raised_until: datetime | None
+    since: datetime
+
+    @classmethod
+    def told_by(cls, limit: Limit, **more: Any) -> Self:
+        """Return the terms of a limit as its line tells them."""
+        return cls(
+            of=limit.of,
+            per=limit.per or None,
+            window=limit.window or None,
+            time_zone=limit.time_zone or None,
+            amount=limit.amount,
+            raised_to=limit.raised_to or None,
+            raised_until=from_ms(limit.raised_until_ms) if limit.raised_until_ms else None,
+            since=from_ms(limit.since_ms),
+            **more,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetLimits:
     """The limits of a quota after one was changed."""
 
     account: str
     quota_type: str
     operation_id: str
-    limits: tuple[Limit, ...]
+    limits: tuple[LimitTerms, ...]
     version: int
     replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LimitStanding:
+class LimitStanding(LimitTerms):
     """
     A limit as it stands: ``used`` of the ``cap`` that it has now, in what it limits.
 
-    ``amount`` is the usual cap; ``raised_to`` it is until ``raised_until``. ``resets_at``: when a
-    calendar period ends; a sliding window has no such instant. ``since``: what happened later
-    counts.
+    ``resets_at``: when its calendar period ends; a sliding window has no such instant.
     """
 
     account: str
     quota_type: str
-    of: str
-    per: str | None
-    window: str | None
-    time_zone: str | None
-    amount: int
     cap: int
     used: int
-    raised_to: int | None
-    raised_until: datetime | None
     resets_at: datetime | None
-    since: datetime
 
     @property
     def headroom(self) -> int:
@@ -132,15 +157,24 @@ class SetLimit(Command[SetLimits]):
                     account=self.quota.account,
                     quota_type=self.quota.quota_type,
                     operation_id=self.operation_id,
-                    limits=parse_limits(answer.terms),
+                    limits=tuple(map(LimitTerms.told_by, parse_limits(answer.terms))),
                     version=answer.version,
                     replayed=outcome == "REPLAYED",
                 )
         raise EngineFault(f"set_limit answered {reply!r}")
 
     @property
+    def told(self) -> Mapping[str, Any]:
+        """What is kept with the entry."""
+        found: Mapping[str, Any] = json.loads(self.details or "{}")
+        return found
+
+    @property
     def may_create(self) -> bool:
         return self.action is Action.SET
+
+    def unknown(self) -> SetLimits:
+        raise error_from(f"LIMIT_NOT_FOUND {self.limit.key}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,20 +203,13 @@ class ReadLimits(Command[LimitsRead]):
 
     def _standing(self, text: str, cap: str, used: str, resets_at: str) -> LimitStanding:
         (limit,) = parse_limits(text)
-        return LimitStanding(
+        return LimitStanding.told_by(
+            limit,
             account=self.quota.account,
             quota_type=self.quota.quota_type,
-            of=limit.of,
-            per=limit.per or None,
-            window=limit.window or None,
-            time_zone=limit.time_zone or None,
-            amount=limit.amount,
             cap=int(cap),
             used=int(used),
-            raised_to=limit.raised_to or None,
-            raised_until=from_ms(limit.raised_until_ms) if limit.raised_until_ms else None,
             resets_at=from_ms(int(resets_at)) if resets_at else None,
-            since=from_ms(limit.since_ms),
         )
 
     def unknown(self) -> LimitsRead:

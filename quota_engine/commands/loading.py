@@ -206,6 +206,8 @@ def limit_fields(snapshot: Snapshot) -> dict[str, str]:
         if limit.is_sliding:
             head += [min(counts, default=newest), head[2] + sum(counts.values())]
             fields |= {f"w:{limit.key}:{start}": str(units) for start, units in counts.items()}
+        else:
+            head.append(limit.end_of(newest) if newest else 0)
         fields[f"w:{limit.key}"] = " ".join(map(str, head))
     return fields
 

@@ -18,6 +18,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
 from quota_engine.ledger.alerting import AlertTables
 from quota_engine.ledger.ledger import Ledger
+from quota_engine.ledger.limiting import LimitTables
 from quota_engine.ledger.pooling import PoolTables
 from quota_engine.ledger.reminders import ReminderTables
 from quota_engine.ledger.reports import ReportTables
@@ -69,6 +70,7 @@ class StatementTables:
         self.reports = ReportTables(ledger)
         self.pools = PoolTables(ledger)
         self.alerts = AlertTables(ledger)
+        self.limits = LimitTables(ledger)
 
     def read_statement(self, quota: QuotaName, period: Period) -> Statement:
         """Return a quota's statement, as of one instant of the ledger."""

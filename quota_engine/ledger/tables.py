@@ -40,6 +40,9 @@ def _id() -> Text:
     return Text(collation="C")
 
 
+_LOG = ("account", "quota_type", "version")
+
+
 def _instant() -> DateTime:
     return DateTime(timezone=True)
 
@@ -135,13 +138,9 @@ ledger_entries = Table(
     Column("at_ms", BigInteger, nullable=False),
     Column("operation_id", _id(), nullable=False),
     Column("fingerprint", Text, nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("delta", BigInteger, nullable=False),
-    Column("held_delta", BigInteger, nullable=False),
-    Column("balance_after", BigInteger, nullable=False),
-    Column("held_after", BigInteger, nullable=False),
-    Column("debt_after", BigInteger, nullable=False),
-    Column("shortfall", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False) for name in ("amount", "delta", "held_delta")),
+    *(Column(name, BigInteger, nullable=False) for name in ("balance_after", "held_after")),
+    *(Column(name, BigInteger, nullable=False) for name in ("debt_after", "shortfall")),
     Column("subject", Text, nullable=False),
     Column("flags", Text, nullable=False),
     Column("terms", Text, nullable=False),
@@ -163,6 +162,7 @@ ledger_entries = Table(
         postgresql_where=text("duplicate_of IS NULL"),
     ),
     Index("ledger_entries_recorded", "account", "quota_type", "recorded_at"),
+    Index("ledger_entries_limits", *_LOG, postgresql_where=text("kind = 'limit.set'")),
     postgresql_partition_by="HASH (account)",
 )
 

@@ -71,6 +71,8 @@ class Charging(Deciding):
         self._bring_up(now_ms, due_max)
         hold = self.holds.get(hold_id)
         if hold is None:
+            if repeated:
+                return ("EXTENDED", repeated[3], repeated[9])
             was_open = self._happened(hold_id, f"{hold_id}:expire")
             raise Refused("HOLD_CLOSED" if was_open else "HOLD_NOT_FOUND")
         growth = 0 if repeated or not amount else amount - hold.amount

@@ -138,7 +138,7 @@ class Counting(QuotaLog):
         if limit.of == HOLDS:
             return 0
         if not limit.is_sliding:
-            ends = _end_of(limit, at_ms)
+            ends = limit.end_of(limit.place_of(at_ms) or 0)
             return ends if required <= limit.cap_at(ends) else AMOUNT_MAX
         step = STEPS_MS[limit.per]
         first = limit.floor_of(at_ms)
@@ -172,9 +172,3 @@ def _required(limit: Limit, asking: Asking) -> int:
     if limit.of == UNITS:
         return asking.units
     return asking.calls if limit.of == CALLS else asking.holds
-
-
-def _end_of(limit: Limit, at_ms: int) -> int:
-    if limit.is_marked:
-        return min(mark for mark in limit.marks if mark > at_ms)
-    return (limit.place_of(at_ms) or 0) + LENGTHS_MS[limit.per]
