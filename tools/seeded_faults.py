@@ -10,6 +10,7 @@ from tools.mutant import Mutant
 from tools.seeded_accounts import ACCOUNTS
 from tools.seeded_alerts import ALERTS
 from tools.seeded_calls import CALLS
+from tools.seeded_limits import LIMIT_FAULTS
 
 SHARED = "tests/lua/test_what_scripts_share.py"
 PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
@@ -35,6 +36,7 @@ MUTANTS = (
     *CALLS,
     *ACCOUNTS,
     *ALERTS,
+    *LIMIT_FAULTS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscription_actions.py",

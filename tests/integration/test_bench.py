@@ -41,7 +41,7 @@ def report() -> Report:
 
 def test_every_figure_is_a_positive_number(report: Report) -> None:
     figures = [figure for section in report.sections for figure in section.figures]
-    assert len(figures) == 8 + 2 + 4 + 4 + 4 * 6 + 6 + 6 + 4 + 3
+    assert len(figures) == 8 + 2 + 8 + 4 + 4 * 6 + 6 + 6 + 4 + 3
     assert all(0 < figure.low <= figure.median <= figure.high for figure in figures)
 
 
