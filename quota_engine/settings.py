@@ -298,6 +298,13 @@ class Settings(BaseSettings):
             checked_quota_type(quota.quota_type)
         return tuple(dict.fromkeys(value))
 
+    @field_validator("smtp_url")
+    @classmethod
+    def _of_mail(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("smtp://", "smtps://")):
+            raise ValueError("a mail server's URL begins with smtp:// or smtps://")
+        return value
+
     @field_validator("reminder_days")
     @classmethod
     def _within_years(cls, value: tuple[int, ...]) -> tuple[int, ...]:

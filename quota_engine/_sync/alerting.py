@@ -261,9 +261,10 @@ class Alerts:
         if not callable(callback):
             raise InvalidArgumentError(f"callback must be callable, not {callback!r:.80}")
         known = {one.name: one.kind for one in self.channels()}
-        if known.setdefault(channel, CALLBACK) != CALLBACK:
+        if known.get(channel, CALLBACK) != CALLBACK:
             raise InvalidArgumentError(f"{channel} is a channel of kind {known[channel]}")
-        self.add_channel(channel, CALLBACK)
+        if channel not in known:
+            self.add_channel(channel, CALLBACK)
         if self._listeners is None:
             self._listeners = Listeners(self._store.deliveries, self._settings)
         return self._listeners.listen(channel, callback)

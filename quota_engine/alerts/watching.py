@@ -85,7 +85,7 @@ class RuleBook:
 
 
 class _Moment(NamedTuple):
-    """What an entry left of a quota. ``counting``: Σ amounts of its touched grants that count."""
+    """What an entry left of a quota. ``counting``: Σ amounts of loaded grants that count."""
 
     at_ms: int
     balance: int
@@ -99,8 +99,19 @@ class _Moment(NamedTuple):
 @dataclass(slots=True)
 class _Watched:
     watches: tuple[Watch, ...]
+    log: QuotaLog
     counts_grants: bool
     moments: list[_Moment] = field(default_factory=list)
+
+    def counting(self) -> int:
+        """Return the amounts of those loaded grants of which something is left."""
+        if not self.counts_grants:
+            return 0
+        return sum(
+            grant.amount
+            for grant in self.log.grants.values()
+            if grant.state == LIVE and (grant.remaining or grant.reserved)
+        )
 
     def is_calm(self, watch: Watch, others: int) -> bool:
         """Return whether nothing that was seen can have crossed, by the worst of each value."""
@@ -119,10 +130,10 @@ class _Watched:
 class Watcher:
     """The watched quotas of one batch."""
 
-    def __init__(self, book: RuleBook, quotas: Iterable[QuotaName]) -> None:
+    def __init__(self, book: RuleBook, logs: Mapping[QuotaName, QuotaLog]) -> None:
         self._watched = {
-            quota: _Watched(watches, any(one.limits.has_percent for one in watches))
-            for quota in quotas
+            quota: _Watched(watches, log, any(one.limits.has_percent for one in watches))
+            for quota, log in logs.items()
             if (watches := book.watches_of(quota))
         }
 
@@ -137,7 +148,7 @@ class Watcher:
                 entry.balance,
                 entry.debt,
                 entry.shortfall,
-                _counting(log) if watched.counts_grants else 0,
+                watched.counting(),
                 entry.delta > 0,
             )
         )
@@ -152,7 +163,7 @@ class Watcher:
                     log.balance,
                     log.debt,
                     0,
-                    _counting(log) if watched.counts_grants else 0,
+                    watched.counting(),
                     has_risen=False,
                     is_frozen=True,
                 )
@@ -179,7 +190,7 @@ class Watcher:
             subject = Subject(str(quota), quota.account, quota.quota_type)
             known = granted.get(quota, Granted())
             # What the batch did not touch counts all the time.
-            others = known.counting - watched.moments[-1].counting
+            others = known.counting - watched.counting()
             for watch in watched.watches:
                 if watch.rule.kind == "balance" and not known.is_granted:
                     continue
@@ -217,12 +228,4 @@ def _meet(changes: Changes, watch: Watch, subject: Subject, moment: _Moment, bas
         watch.channels,
         value=value,
         may_recover=may_recover,
-    )
-
-
-def _counting(log: QuotaLog) -> int:
-    return sum(
-        grant.amount
-        for grant in log.grants.values()
-        if grant.state == LIVE and (grant.remaining or grant.reserved)
     )

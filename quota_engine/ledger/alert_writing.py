@@ -107,10 +107,7 @@ def granted_of(cursor: Cursor, quotas: Sequence[QuotaName]) -> dict[QuotaName, G
 
 def write_watched(cursor: Cursor, watcher: Watcher) -> None:
     """Judge what a batch has done to watched quotas, once it is written."""
-    seen = watcher.seen
-    if not seen:
-        return
-    changes = Changes(standing_of_subjects(cursor, map(str, seen)))
+    changes = Changes(standing_of_subjects(cursor, map(str, watcher.seen)))
     balances = watcher.balances
     watcher.judge(changes, granted_of(cursor, balances) if balances else {})
     write_changes(cursor, changes)

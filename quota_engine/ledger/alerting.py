@@ -7,7 +7,8 @@ and ``alert_deliveries``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,11 @@ from quota_engine.alerts.channels import Channel, ChannelTerms, Delivery, shown_
 from quota_engine.alerts.crossing import ACKNOWLEDGED, RESOLVED, Step
 from quota_engine.alerts.rules import AlertChange, AlertRule, By, RuleTerms
 from quota_engine.alerts.told import ALL, OPEN, Alert, AlertQuery, AlertStory
-from quota_engine.errors import AlertNotFoundError, InvalidArgumentError
+from quota_engine.errors import (
+    AlertNotFoundError,
+    EngineUnavailableError,
+    InvalidArgumentError,
+)
 from quota_engine.ledger import alert_rules as rules
 from quota_engine.ledger.alert_deliveries import Deliveries
 from quota_engine.ledger.alert_rows import alert_of, delivery_of, step_of
@@ -33,6 +38,8 @@ from quota_engine.ledger.alert_writing import write_steps
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.reports import within
 from quota_engine.viewing import sees
+
+log = logging.getLogger("quota_engine.alerts")
 
 #: Who changes a rule looks at what is there for so long; workers do the rest.
 SCAN_SECONDS = 2.0
@@ -56,7 +63,7 @@ class AlertTables:
                     " channels list`"
                 )
             made, _ = rules.put_rule(connection, name, terms, by)
-        catch_up(self._ledger, SCAN_SECONDS)
+        self._let_know(lambda: catch_up(self._ledger, SCAN_SECONDS))
         return made
 
     def drop_rule(self, name: str, by: By) -> None:
@@ -64,7 +71,7 @@ class AlertTables:
         with self._ledger.transaction() as connection:
             if rules.drop_rule(connection, name, by) is None:
                 raise AlertNotFoundError(f"there is no alert rule {name}")
-        tell_shards(self._ledger)
+        self._let_know(lambda: tell_shards(self._ledger))
         end_alerts(self._ledger, name, by)
 
     def list_rules(self, viewer: str | None) -> list[AlertRule]:
@@ -80,13 +87,20 @@ class AlertTables:
         with self._ledger.transaction() as connection:
             return rules.read_changes(connection, what, name)
 
+    def _let_know(self, act: Callable[[], object]) -> None:
+        """Let others know a change at once; where a shard is busy for long workers do, later."""
+        try:
+            act()
+        except EngineUnavailableError as error:
+            log.info("workers will look at what the change of an alert rule means: %s", error)
+
     # -- channels
 
     def put_channel(self, name: str, terms: ChannelTerms, by: By) -> Channel:
         """Make or change a channel; the same changes nothing. A secret that is made is told."""
         with self._ledger.transaction() as connection:
             _, made_up = rules.put_channel(connection, name, terms, by)
-        tell_shards(self._ledger)
+        self._let_know(lambda: tell_shards(self._ledger))
         made = next(one for one in self.list_channels() if one.name == name)
         return replace(made, secret=made_up)
 
@@ -95,7 +109,7 @@ class AlertTables:
         with self._ledger.transaction() as connection:
             if rules.drop_channel(connection, name, by) is None:
                 raise AlertNotFoundError(f"there is no alert channel {name}")
-        tell_shards(self._ledger)
+        self._let_know(lambda: tell_shards(self._ledger))
 
     def list_channels(self) -> list[Channel]:
         """Return the channels, by name, without what is secret of them."""

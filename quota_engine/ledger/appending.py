@@ -168,6 +168,8 @@ class _Batch:
         """Record what alerts the batch has brought. A mistake here keeps no entry from SQL."""
         for name in self.appended.frozen:
             watcher.see_frozen(self._logs[name], now)
+        if not watcher.seen:
+            return
         try:
             with cursor.connection.transaction():
                 write_watched(cursor, watcher)

@@ -275,6 +275,9 @@ def test_a_password_goes_over_no_wire_in_clear(redis_url: str, database_url: str
                 engine.alerts.test("mail")
     assert "hunter2" not in str(refused.value)
     assert mails.taken == []
+    with pytest.raises(InvalidArgumentError, match="smtp://") as misspelt:
+        QuotaEngine.open(redis_url, database_url, smtp_url="user:hunter2@mail")
+    assert "hunter2" not in str(misspelt.value)
 
 
 def test_the_log_has_what_the_channel_log_is_told(

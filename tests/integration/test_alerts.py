@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -25,7 +25,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import alert_scanning, appending
 from quota_engine.ledger.alert_writing import write_changes
 from tests.commands import Cli
-from tests.engines import Engines
+from tests.engines import Engines, TestClock
 
 ACCOUNT, TYPE = "user:42", "text_token"
 
@@ -110,6 +110,22 @@ def test_a_used_up_grant_that_counts_no_more_makes_nobody_well(engine: QuotaEngi
     assert told(engine) == ["fired warning"], "100 of 100 now, but it has fallen"
     grant(engine, 1)
     assert told(engine) == ["fired warning", "resolved warning"]
+
+
+@pytest.mark.anyio
+async def test_per_cent_are_of_what_counted_then(timed: Engines, clock: TestClock) -> None:
+    await Asked(timed, timed.engine.alerts)("define", "low", "balance", warning="20%")
+    ends = clock.now + timedelta(hours=1)
+    await timed("issue_grant", ACCOUNT, TYPE, 1_000, priority=1, expires_at=ends)
+    await timed("issue_grant", ACCOUNT, TYPE, 100, priority=2)
+    await timed("drain")
+    await timed("debit", ACCOUNT, TYPE, 890)
+    await timed("place_hold", ACCOUNT, TYPE, 110, ttl=7_200)
+    clock.now = ends
+    await timed("record_usage", ACCOUNT, TYPE, {"input_tokens": 1})
+    await timed("drain")
+    (alert,) = await Asked(timed, timed.engine.alerts)("list")
+    assert (alert.value, alert.threshold) == (210, 220), "then both grants had something left"
 
 
 def test_debt_shortfall_and_freezing_are_told(engine: QuotaEngine) -> None:
