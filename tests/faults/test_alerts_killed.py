@@ -7,15 +7,11 @@ do what is left. What a claim waits for has passed in SQL.
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-
 import pytest
 from sqlalchemy import text
 
 from quota_engine import QuotaEngine
+from tests.programs import killed
 from tests.receivers import Hook, serving
 
 pytestmark = pytest.mark.fault
@@ -53,13 +49,7 @@ def test_whoever_dies_the_message_arrives(redis_url: str, database_url: str, ste
         engine.alerts.define("low", "balance", warning=50)
         engine.issue_grant("user:42", "text_token", 100)
         engine.drain()
-        ended = subprocess.run(
-            [sys.executable, "-c", TELLER, step, redis_url, database_url],
-            check=False,
-            timeout=60,
-            env=dict(os.environ),
-        )
-        assert ended.returncode == -signal.SIGKILL
+        killed(TELLER, step, redis_url, database_url)
         assert len(engine.alerts.list()) == (step != "before_commit")
         engine.drain()
         assert len(engine.alerts.list()) == 1
