@@ -95,7 +95,12 @@ class Program:
     ) -> tuple[Any, None]:
         """Tell it something, read all that it says, and wait for its end."""
         is_late = threading.Event()
-        timer = threading.Timer(timeout, lambda: (is_late.set(), self.kill()))
+
+        def give_up() -> None:
+            is_late.set()
+            self.kill()
+
+        timer = threading.Timer(timeout, give_up)
         timer.start()
         try:
             if self.stdin is not None and told:

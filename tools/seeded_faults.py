@@ -11,6 +11,7 @@ from tools.seeded_accounts import ACCOUNTS
 from tools.seeded_alerts import ALERTS
 from tools.seeded_calls import CALLS
 from tools.seeded_limits import LIMIT_FAULTS
+from tools.seeded_periods import PERIODS
 
 SHARED = "tests/lua/test_what_scripts_share.py"
 PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
@@ -37,6 +38,7 @@ MUTANTS = (
     *ACCOUNTS,
     *ALERTS,
     *LIMIT_FAULTS,
+    *PERIODS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscription_actions.py",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.events import Entry, next_chain
+from quota_engine.jobs.arrived import refuse_doubled
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.thaw import LOCK_WAIT_MS
 from quota_engine.jobs.thaw_rules import OPERATOR, Fate, entry_of
@@ -77,11 +78,15 @@ def discard(ledger: Ledger, id_: int, *, actor: str, reason: str) -> Quarantined
     """
     Decide that one quarantined entry never counted. Its bytes are kept.
 
-    One that was resolved before stays as it is.
+    One that was resolved before stays as it is. Raises ``ArrivedError`` for the leaving of units
+    that have arrived elsewhere.
     """
     with ledger.transaction() as sql:
-        if quarantine.find_entry(sql, id_) is None:
+        before = quarantine.find_entry(sql, id_)
+        if before is None:
             raise InvalidArgumentError(f"nothing in quarantine has the id {id_}")
+        if before.resolved_at is None:
+            refuse_doubled(sql, [before])
         quarantine.resolve(sql, id_, f"{Fate.DISCARDED}: {reason}", actor)
         found = quarantine.find_entry(sql, id_)
     assert found is not None

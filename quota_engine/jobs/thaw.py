@@ -38,8 +38,9 @@ from quota_engine.errors import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
-from quota_engine.events import CANCELLED, LIMIT_SET, OVERDRAFT_LIMIT_SET
+from quota_engine.events import LIMIT_SET, OVERDRAFT_LIMIT_SET
 from quota_engine.jobs import crash_points
+from quota_engine.jobs.arrived import has_arrived, refuse_doubled
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.thaw_rules import Decision, Fate, Known, cause_of, decide, entry_of
 from quota_engine.keys import QuotaName
@@ -47,7 +48,6 @@ from quota_engine.ledger import epochs, intents, quarantine
 from quota_engine.ledger.history import QuotaHead
 from quota_engine.ledger.quarantine import Quarantined, Repair
 from quota_engine.ledger.shards import lock_shard
-from quota_engine.ledger.snapshots import find_operation
 from quota_engine.outbox import Outbox
 
 log = logging.getLogger("quota_engine.thaw")
@@ -115,7 +115,8 @@ def thaw(driver: Driver, quota: QuotaName, order: Order) -> ThawReport:
 
     Of two at once one begins, and both finish the same. Running it again after it has died, or
     when all is done, has no further effect. Raises ``UnreadableError`` while bytes that are no
-    entry wait for a person, ``EngineUnavailableError`` when a store does not answer or the quota
+    entry wait for a person, ``ArrivedError`` when discarding would double units,
+    ``EngineUnavailableError`` when a store does not answer or the quota
     is written to all the time: then run it again.
     """
     until = time.monotonic() + driver.timeout_s
@@ -172,6 +173,7 @@ def _decided(
 ) -> list[Decision]:
     """Return what becomes of entries that nobody has resolved."""
     if is_discarding:
+        refuse_doubled(sql, found)
         return [Decision(one, Fate.DISCARDED, "as it was ordered", entry_of(one)) for one in found]
     entries = [entry for one in found if (entry := entry_of(one)) is not None]
     ids = [entry.operation_id for entry in entries]
@@ -329,17 +331,14 @@ def _charge_of_arrived(driver: Driver, decision: Decision) -> DebitUsed | None:
     """
     Return the charge that stands for units that cannot leave again, if they have arrived.
 
-    In one shard both entries were written at once, and only the leaving may be in quarantine. Its
-    units were told of, like those of a capture: taken from what is there, else owed.
+    Its units were told of, like those of a capture: taken from what is there, else owed.
     """
     command, entry = decision.command, decision.entry
     if not isinstance(command, TransferOut) or entry is None:
         return None
-    transfer = command.transfer
     with driver.ledger.transaction() as sql:
-        arrival = find_operation(sql, transfer.target, transfer.arrival_id)
-    if arrival is None or arrival.fingerprint == CANCELLED:
-        return None
+        if not has_arrived(sql, command.transfer):
+            return None
     return DebitUsed(
         quota=command.quota,
         operation_id=entry.operation_id,

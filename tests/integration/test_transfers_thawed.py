@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,8 +19,12 @@ from quota_engine.commands import (
     TransferOut,
     TransferQuota,
 )
+from quota_engine.jobs.arrived import ArrivedError
+from quota_engine.jobs.quarantine import discard
 from quota_engine.jobs.running import run_command
-from quota_engine.jobs.thaw import thaw
+from quota_engine.jobs.thaw import plan, thaw
+from quota_engine.jobs.thaw_rules import entry_of
+from quota_engine.ledger.quarantine import entries_of
 from tests.deployments import SETTINGS, Deployment
 from tests.frozen import ORDER, OTHER, TOKENS, check, drain, driver_of, fates, forge
 
@@ -47,6 +52,29 @@ def test_what_left_a_quota_in_doubt_leaves_it_again(deployment: Deployment) -> N
     assert ("t", "again") in fates(report)
     drain(deployment)
     assert deployment.operations(TOKENS).count("t") == 1
+    assert (deployment.balance(TOKENS).balance, deployment.balance(OTHER).balance) == (900, 150)
+    check(deployment)
+
+
+def test_what_left_and_has_arrived_is_not_discarded(deployment: Deployment) -> None:
+    forge(deployment, operation_id="grant-a")
+    transfer = Transfer(transfer_id="t", source=TOKENS, target=OTHER, amount=100)
+    deployment.run(TransferQuota(quota=TOKENS, transfer=transfer))
+    drain(deployment)
+    with deployment.ledger.transaction() as sql:
+        ids = {entry_of(one): one.id for one in entries_of(sql, TOKENS)}
+    (leaving,) = (id_ for entry, id_ in ids.items() if entry and entry.operation_id == "t")
+    told = "100 units have arrived in acme/team-8"
+    with pytest.raises(ArrivedError, match=told):
+        plan(driver_of(deployment), TOKENS, is_discarding=True)
+    with pytest.raises(ArrivedError, match=told):
+        thaw(driver_of(deployment), TOKENS, replace(ORDER, is_discarding=True))
+    with pytest.raises(ArrivedError, match=f"entry {leaving} is the leaving of transfer t"):
+        discard(deployment.ledger, leaving, actor="ann", reason="mistaken")
+    for other in set(ids.values()) - {leaving}:
+        discard(deployment.ledger, other, actor="ann", reason="forged")
+    thaw(driver_of(deployment), TOKENS, ORDER)
+    drain(deployment)
     assert (deployment.balance(TOKENS).balance, deployment.balance(OTHER).balance) == (900, 150)
     check(deployment)
 
