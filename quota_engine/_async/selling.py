@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from quota_engine import flows
 from quota_engine._async.calling import AsyncCalling
+from quota_engine._async.giving_back import AsyncGivingBack
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import Backing
-from quota_engine.commands import IssueGrant, VoidGrant
-from quota_engine.commands.arguments import details_text
-from quota_engine.errors import IdempotencyConflictError, PurchaseRefusedError
+from quota_engine.commands import IssueGrant
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.packages import (
     CANCELLED,
-    PAID,
-    REFUNDED,
     Order,
     Package,
     Purchase,
-    RefundedLine,
     RefundedOrder,
     checked_lines,
     checked_order_id,
@@ -107,6 +102,7 @@ class AsyncSelling(AsyncCalling):
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
         self._store = backing.sale_store
+        self._giving_back = AsyncGivingBack(transport, self._store, settings)
         self.packages = AsyncPackages(backing, settings)
 
     async def order(self, account: str, packages: str | Sequence[str], order_id: str) -> Order:
@@ -163,41 +159,13 @@ class AsyncSelling(AsyncCalling):
         Void what is left of a paid order's grants; say how much had been used.
 
         What open holds have of them stays with the holds. Safe to call again: the answer is the
-        same. The money is the caller's business. Raises ``PurchaseRefusedError`` for an order that
-        was never paid.
+        same. It is recorded first: what the caller leaves undone, also where a quota is frozen,
+        the workers finish. The money is the caller's business. Raises ``PurchaseRefusedError`` for
+        an order that was never paid.
         """
         await self._transport.connect()
-        order = await in_thread(self._store.find_order, checked_order_id(order_id))
-        if order.state not in {PAID, REFUNDED}:
-            raise PurchaseRefusedError(f"order {order_id} is {order.state}, and was never paid")
-        lines = []
-        for line in order.lines:
-            if order.state == PAID:  # a grant that is still promised comes first
-                await self._made(line)
-            lines.append(await self._voided(line, actor))
-        closed = await in_thread(self._store.close_order, order.order_id, state=REFUNDED)
-        return RefundedOrder(
-            order_id=order.order_id,
-            account=order.account,
-            lines=tuple(lines),
-            replayed=closed.replayed,
-        )
-
-    async def _voided(self, line: Purchase, actor: str | None) -> RefundedLine:
-        told = {"reference": line.order_id, "actor": checked_text(actor, name="actor")}
-        quota = issue_of(line).quota
-        command = VoidGrant(quota=quota, grant_id=line.grant_id, details=details_text(told))
-        voided = await self._transport.drive(flows.voided(command))
-        await self._transport.drive(flows.booked(quota))
-        expired = await in_thread(self._store.expired_units, quota, line.grant_id)
-        return RefundedLine(
-            line=line.line,
-            package=line.package,
-            grant_id=line.grant_id,
-            voided=voided,
-            expired=expired,
-            used=line.units - voided - expired,
-        )
+        told = checked_text(actor, name="actor")
+        return await self._giving_back.give_back(checked_order_id(order_id), told)
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()
@@ -207,15 +175,10 @@ class AsyncSelling(AsyncCalling):
         """Issue the grants of a paid order, which are promised already."""
         for line in order.lines:
             if order.replayed:
-                await self._made(line)
+                await self._giving_back.make(line)
             else:
                 await self._transport.drive(flows.settled(self._issue_of(line)))
         return order
-
-    async def _made(self, line: Purchase) -> None:
-        """Issue a line's grant unless it was; one that moved with its account has other terms."""
-        with suppress(IdempotencyConflictError):
-            await self._transport.drive(flows.issued(self._issue_of(line)))
 
     def _issue_of(self, line: Purchase) -> IssueGrant:
         return replace(issue_of(line), grants_max=self._settings.grants_max)

@@ -4,29 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from quota_engine import flows
 from quota_engine._sync.calling import Calling
+from quota_engine._sync.giving_back import GivingBack
 from quota_engine._sync.transport import Transport
 from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import Backing
-from quota_engine.commands import IssueGrant, VoidGrant
-from quota_engine.commands.arguments import details_text
-from quota_engine.errors import IdempotencyConflictError, PurchaseRefusedError
+from quota_engine.commands import IssueGrant
 from quota_engine.ids import checked_account
 from quota_engine.instants import from_ms
 from quota_engine.packages import (
     CANCELLED,
-    PAID,
-    REFUNDED,
     Order,
     Package,
     Purchase,
-    RefundedLine,
     RefundedOrder,
     checked_lines,
     checked_order_id,
@@ -108,6 +103,7 @@ class Selling(Calling):
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
         self._store = backing.sale_store
+        self._giving_back = GivingBack(transport, self._store, settings)
         self.packages = Packages(backing, settings)
 
     def order(self, account: str, packages: str | Sequence[str], order_id: str) -> Order:
@@ -162,41 +158,13 @@ class Selling(Calling):
         Void what is left of a paid order's grants; say how much had been used.
 
         What open holds have of them stays with the holds. Safe to call again: the answer is the
-        same. The money is the caller's business. Raises ``PurchaseRefusedError`` for an order that
-        was never paid.
+        same. It is recorded first: what the caller leaves undone, also where a quota is frozen,
+        the workers finish. The money is the caller's business. Raises ``PurchaseRefusedError`` for
+        an order that was never paid.
         """
         self._transport.connect()
-        order = in_place(self._store.find_order, checked_order_id(order_id))
-        if order.state not in {PAID, REFUNDED}:
-            raise PurchaseRefusedError(f"order {order_id} is {order.state}, and was never paid")
-        lines = []
-        for line in order.lines:
-            if order.state == PAID:  # a grant that is still promised comes first
-                self._made(line)
-            lines.append(self._voided(line, actor))
-        closed = in_place(self._store.close_order, order.order_id, state=REFUNDED)
-        return RefundedOrder(
-            order_id=order.order_id,
-            account=order.account,
-            lines=tuple(lines),
-            replayed=closed.replayed,
-        )
-
-    def _voided(self, line: Purchase, actor: str | None) -> RefundedLine:
-        told = {"reference": line.order_id, "actor": checked_text(actor, name="actor")}
-        quota = issue_of(line).quota
-        command = VoidGrant(quota=quota, grant_id=line.grant_id, details=details_text(told))
-        voided = self._transport.drive(flows.voided(command))
-        self._transport.drive(flows.booked(quota))
-        expired = in_place(self._store.expired_units, quota, line.grant_id)
-        return RefundedLine(
-            line=line.line,
-            package=line.package,
-            grant_id=line.grant_id,
-            voided=voided,
-            expired=expired,
-            used=line.units - voided - expired,
-        )
+        told = checked_text(actor, name="actor")
+        return self._giving_back.give_back(checked_order_id(order_id), told)
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()
@@ -206,15 +174,10 @@ class Selling(Calling):
         """Issue the grants of a paid order, which are promised already."""
         for line in order.lines:
             if order.replayed:
-                self._made(line)
+                self._giving_back.make(line)
             else:
                 self._transport.drive(flows.settled(self._issue_of(line)))
         return order
-
-    def _made(self, line: Purchase) -> None:
-        """Issue a line's grant unless it was; one that moved with its account has other terms."""
-        with suppress(IdempotencyConflictError):
-            self._transport.drive(flows.issued(self._issue_of(line)))
 
     def _issue_of(self, line: Purchase) -> IssueGrant:
         return replace(issue_of(line), grants_max=self._settings.grants_max)

@@ -24,6 +24,7 @@ from quota_engine.errors import (
     QuotaError,
 )
 from quota_engine.jobs.deployed import Deployed
+from quota_engine.jobs.refunded_orders import finish_refunded_orders
 from quota_engine.jobs.transfers import finish_transfers
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger
@@ -44,7 +45,7 @@ class Kept:
 def apply_intents(deployment: Deployed, transport: Transport, older_than: timedelta) -> Kept:
     """
     Apply the grants and refunds that were promised at least ``older_than`` ago, each exactly once;
-    finish the transfers that left so long ago.
+    finish the transfers that left so long ago, and the refunds of orders that were begun then.
 
     One that can never be applied is withdrawn, and logged as an error; one that cannot be applied
     now waits. Safe beside the maker itself, and beside another scheduler.
@@ -61,7 +62,8 @@ def apply_intents(deployment: Deployed, transport: Transport, older_than: timede
         elif _place(promise) in still_open:
             _apply(deployment, transport, promise, kept)
     arrived, returned, waiting = finish_transfers(deployment, transport, older_than)
-    return Kept(kept.kept + arrived, kept.refused + returned, kept.wait + waiting)
+    done, waits = finish_refunded_orders(deployment, transport, older_than)
+    return Kept(kept.kept + arrived + done, kept.refused + returned, kept.wait + waiting + waits)
 
 
 def _place(promise: IssueGrant | Refund) -> tuple[QuotaName, str, str]:

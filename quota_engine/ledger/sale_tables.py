@@ -53,7 +53,8 @@ token_packages = Table(
 )
 
 #: The lines of orders, each for one package as it was ordered. The lines of an order are in one
-#: state. ``expires_at``: of the grant that the payment made.
+#: state. ``expires_at``: of the grant that the payment made. ``refund_begun_at``: since when it is
+#: given back, on whose word.
 purchases = Table(
     "purchases",
     metadata,
@@ -66,6 +67,8 @@ purchases = Table(
     Column("ordered_at", _instant(), nullable=False, server_default=func.clock_timestamp()),
     Column("paid_at", _instant()),
     Column("expires_at", _instant()),
+    Column("refund_begun_at", _instant()),
+    Column("refund_actor", Text),
     Column("refunded_at", _instant()),
     ForeignKeyConstraint(
         ["package", "version"],
@@ -76,6 +79,11 @@ purchases = Table(
         "state IN ('pending', 'paid', 'refunded', 'cancelled')", name="purchases_state"
     ),
     Index("purchases_of_account", "account", "package"),
+    Index(
+        "purchases_being_refunded",
+        "refund_begun_at",
+        postgresql_where=text("state = 'paid' AND refund_begun_at IS NOT NULL"),
+    ),
 )
 
 #: Redemption codes, by the SHA-256 of their letters. ``version``: of the package, kept from the

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
@@ -170,6 +170,43 @@ class SaleTables:
         )
         with self._ledger.transaction() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def begin_refund(self, order_id: str, actor: str | None) -> tuple[Order, str | None]:
+        """
+        Record that a paid order is given back; return it, and on whose word that is.
+
+        Whoever asked first counts. One that was given back is replayed.
+        """
+        table = tables.purchases
+        with self._ledger.transaction() as connection:
+            lock_named(connection, f"order:{order_id}")
+            order = order_of(connection, order_id)
+            if order.state not in {PAID, REFUNDED}:
+                raise PurchaseRefusedError(
+                    f"order {order_id} is {order.state}, and was never paid"
+                )
+            connection.execute(
+                update(table)
+                .where(table.c.order_id == order_id, table.c.refund_begun_at.is_(None))
+                .values(refund_begun_at=func.clock_timestamp(), refund_actor=actor)
+            )
+            of_order = select(table.c.refund_actor).where(table.c.order_id == order_id).limit(1)
+            return order, connection.execute(of_order).scalar_one()
+
+    def being_refunded(self, older_than: timedelta, limit: int) -> list[str]:
+        """Return the orders that are given back for so long, and not done."""
+        table = tables.purchases
+        query = (
+            select(table.c.order_id)
+            .where(
+                table.c.state == PAID,
+                table.c.refund_begun_at <= func.clock_timestamp() - older_than,
+            )
+            .distinct()
+            .limit(limit)
+        )
+        with self._ledger.transaction() as connection:
+            return list(connection.execute(query).scalars())
 
     def close_order(self, order_id: str, *, state: str) -> Order:
         """Mark a paid order as refunded, or a pending one as cancelled."""

@@ -40,9 +40,9 @@ def die_after(method):
 engine = QuotaEngine.open(redis_url, database_url)
 store, transport = engine.deployment.sale_store, engine._transport
 if step == "before":
-    store.pay = store.find_order = die
+    store.pay = store.begin_refund = die
 elif step == "recorded":
-    store.pay = die_after(store.pay)
+    store.pay, store.begin_refund = die_after(store.pay), die_after(store.begin_refund)
 elif step == "one of two":
     transport.drive = die_after(transport.drive)
 elif step == "before the end":
@@ -83,7 +83,7 @@ def test_a_payment_is_granted_once_whoever_dies(
 
 
 @pytest.mark.parametrize(
-    "step", [RARE("before"), "one of two", RARE("before the end"), RARE("done")]
+    "step", [RARE("before"), "recorded", "one of two", RARE("before the end"), RARE("done")]
 )
 def test_a_purchase_is_given_back_once_whoever_dies(
     redis_url: str, database_url: str, step: str
@@ -98,7 +98,11 @@ def test_a_purchase_is_given_back_once_whoever_dies(
         engine.debit(ACCOUNT, TYPE, 30)
         killed(SHOP, "refund", step, redis_url, database_url)
         run_schedules(engine, other)
-        refunded = engine.refund_purchase(ORDER)
+        is_done = step != "before"
+        assert engine.find_order(ORDER).state == ("refunded" if is_done else "paid")
+        assert engine.read_balance(ACCOUNT, TYPE).balance == (0 if is_done else 970)
+        refunded = engine.refund_purchase(ORDER, actor="ann")
+        assert refunded.replayed == is_done
         assert [(line.voided, line.used) for line in refunded.lines] == [(70, 30), (900, 0)]
         assert engine.read_balance(ACCOUNT, TYPE).balance == 0
         assert engine.find_order(ORDER).state == "refunded"
