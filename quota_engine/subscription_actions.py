@@ -18,6 +18,7 @@ from quota_engine.plans import Plan
 from quota_engine.subscriptions import (
     ACTIVE,
     ENDED,
+    FORGIVEN,
     NOW,
     PAUSED,
     PERIOD,
@@ -31,6 +32,7 @@ from quota_engine.subscriptions import (
     phase_at,
     terms_of,
     trial_end,
+    worth,
 )
 
 CHANGE, CANCEL, PAUSE, RESUME = "change", "cancel", "pause", "resume"
@@ -89,7 +91,8 @@ def acted(
         standing, plans, action, current, now
     )
     after = replace(after, revision=standing.revision + 1)
-    live = [one for one in given if one.kind == PERIOD and one.voided is None]
+    of_periods = [one for one in given if one.kind in (PERIOD, FORGIVEN)]
+    live = [one for one in of_periods if one.voided is None]
     if action.verb == RESUME or (standing.state == PAUSED and action.when == PERIOD_END):
         return after, []
     if action.verb == CANCEL and action.when == NOW:
@@ -97,7 +100,7 @@ def acted(
     number = -1 if current is None else current.number
     ahead = [one.grant_id for one in live if one.period > number]
     if action.verb == CHANGE and action.when == NOW and current is not None:
-        of_period = [one for one in given if (one.kind, one.period) == (PERIOD, number)]
+        of_period = [one for one in of_periods if one.period == number]
         ahead += _replaced(standing, after, plans, of_period, now)
     return after, ahead
 
@@ -184,9 +187,10 @@ def _replaced(
     phase, terms = phase_at(before, now), terms_of(after.phases[0], plans)
     if phase.is_trial or terms_of(phase, plans).length != terms.length:  # another period: all
         return [one.grant_id for one in given if one.voided is None]
-    has: dict[str, int] = {}
-    for one in given:  # what was voided before has spent the rest of it
-        has[one.quota_type] = has.get(one.quota_type, 0) + one.amount - (one.voided or 0)
+    has = {
+        quota_type: worth(one for one in given if one.quota_type == quota_type)
+        for quota_type in {one.quota_type for one in given}
+    }
     return [
         one.grant_id
         for one in given

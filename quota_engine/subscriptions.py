@@ -12,7 +12,7 @@ parts, it asks for the same. A change takes from a period's units what the perio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -71,7 +71,12 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """A grant that was promised for a period. ``voided``: units taken back; None: it is live."""
+    """
+    A grant that was promised for a period.
+
+    ``voided``: units that nobody has used of one that was taken back; None: it is live, or, with
+    ``is_voiding``, nobody knows yet. What was forgiven of debts counts as given and as not used.
+    """
 
     grant_id: str
     quota_type: str
@@ -80,6 +85,7 @@ class Given:
     amount: int
     voided: int | None
     ends_at: datetime | None
+    is_voiding: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,18 +199,21 @@ def renewed(standing: Standing, plans: Plans, given: Sequence[Given], now: datet
 def _missing(
     standing: Standing, plans: Plans, given: Sequence[Given], period: Period
 ) -> list[Promise]:
-    """Return what a period's grants lack. What a replaced grant has spent counts as given."""
+    """
+    Return what a period's grants lack. What a replaced grant has spent counts as given.
+
+    Of a type of which grants are still to be voided, nobody knows what is lacking.
+    """
     phase = phase_at(standing, period.starts_at)
     terms = terms_of(phase, plans)
     amounts = terms.trial_amounts if phase.is_trial else terms.amounts
     promises = []
     for quota_type, amount in amounts.items():
-        has = sum(
-            one.amount - (one.voided or 0)
-            for one in given
-            if (one.kind, one.period, one.quota_type) == (PERIOD, period.number, quota_type)
-        )
-        if amount <= has:
+        of_type = [
+            one for one in given if (one.period, one.quota_type) == (period.number, quota_type)
+        ]
+        has = worth(of_type)
+        if amount <= has or any(one.is_voiding for one in of_type):
             continue
         promises.append(
             Promise(
@@ -218,10 +227,41 @@ def _missing(
                 ends_at=period.ends_at,
                 plan=phase.plan,
                 version=phase.version,
-                is_renewal=has == 0 and period.number > 0,
+                is_renewal=period.number > 0 and not worth(of_type, with_forgiven=False),
             )
         )
     return promises
+
+
+def worth(given: Iterable[Given], *, with_forgiven: bool = True) -> int:
+    """
+    Return what grants of one period and type are worth: what was not taken back of them.
+
+    What debts took of a grant was not used in its period: where that was made up for, and the
+    making up was taken back, it counts as taken back, too.
+    """
+    kinds = (PERIOD, FORGIVEN) if with_forgiven else (PERIOD,)
+    return sum(
+        (one.amount if one.kind == PERIOD else 0) - (one.voided or 0)
+        for one in given
+        if one.kind in kinds
+    )
+
+
+def left_of(
+    standing: Standing, plans: Plans, given: Sequence[Given], number: int, now: datetime
+) -> list[tuple[Promise, Period]]:
+    """
+    Return what a change of plan leaves of a period that ended before its grants were voided.
+
+    Those are the grants that would have taken their place, which nobody could use any more.
+    """
+    period = period_from(standing, plans, standing.phases[0].begins_at)
+    while period.number < number:
+        period = period_from(standing, plans, period.ends_at)
+    if period.number != number or period.ends_at > now:
+        return []
+    return [(one, period) for one in _missing(standing, plans, given, period)]
 
 
 def _grant_id(standing: Standing, number: int, quota_type: str) -> str:
@@ -258,8 +298,9 @@ def rolled_over(
     """Return the grant that the rest of a quota type's ended period becomes, or None."""
     quota_type, period = ended
     rule = plan.terms.rollover.get(quota_type)
-    is_over = standing.ends_at is not None and standing.ends_at <= period.ends_at
-    if rule is None or is_over or standing.state != ACTIVE or not (units := rule.units_of(rest)):
+    ends = (standing.ends_at, standing.paused_until)
+    is_over = any(end is not None and end <= period.ends_at for end in ends)
+    if rule is None or is_over or not (units := rule.units_of(rest)):
         return None
     until = period
     for _ in range(rule.periods or 0):

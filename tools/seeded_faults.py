@@ -41,9 +41,9 @@ MUTANTS = (
     *PERIODS,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
-        "quota_engine/subscription_actions.py",
-        "+ one.amount - (one.voided or 0)",
-        "+ (one.amount if one.voided is None else 0)",
+        "quota_engine/subscriptions.py",
+        "(one.amount if one.kind == PERIOD else 0) - (one.voided or 0)",
+        "(one.amount if one.kind == PERIOD and one.voided is None else 0)",
         ("tests/unit/test_subscriptions.py",),
     ),
     Mutant(

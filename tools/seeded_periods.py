@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from tools.mutant import Mutant
 
+LATE = "tests/integration/test_late_changes.py"
+
 PERIODS = (
+    Mutant(
+        "units that ended before they were voided count as used",
+        "quota_engine/ledger/replacing.py",
+        "return 0 if entry is None else entry.amount",
+        "return 0 if entry is None else 0 * entry.amount",
+        (LATE + "::test_a_rest_rolls_over_however_late_a_change_was_finished",),
+    ),
+    Mutant(
+        "a change behind an edge drops what the edge has forgiven",
+        "quota_engine/ledger/replacing.py",
+        "update(table).where(*of_grants, table.c.forgive_at > now)",
+        "update(table).where(*of_grants)",
+        (LATE + "::test_a_change_behind_an_edge_keeps_what_the_edge_has_forgiven",),
+    ),
     Mutant(
         "a refund of an order that its caller left undone stays so",
         "quota_engine/jobs/refunded_orders.py",

@@ -35,7 +35,10 @@ class AsyncAdvancing:
         voids = await in_thread(self._store.voids_of, subscription_id)
         for void in voids:
             units = await self._voided(void)
-            await in_thread(self._store.note_voided, subscription_id, void.grant_id, units)
+            rest = await in_thread(
+                self._store.note_voided, subscription_id, void.grant_id, units, now
+            )
+            await self.make(rest)
         if voids:
             done = await in_thread(self._store.renew, subscription_id, now)
             await self.make(done.promised)
@@ -55,14 +58,21 @@ class AsyncAdvancing:
                 continue  # its period is over, or somebody has called it off
 
     async def _voided(self, void: VoidGrant) -> int:
-        """Void a grant; return how much was left. One that is only promised is made before."""
+        """
+        Void a grant; return how much was left of it, also if it had ended with that before.
+
+        One that is only promised is made before.
+        """
         open_ = await in_thread(self._store.promise_of, void.quota, void.grant_id)
         if open_ is not None:
             try:
                 await self._transport.drive(flows.issued(self._limited(open_)))
             except (InvalidArgumentError, OperationCancelledError):
                 return open_.terms.amount  # it can never be made
-        return await self._transport.drive(flows.voided(void))
+        if units := await self._transport.drive(flows.voided(void)):
+            return units
+        await self._transport.drive(flows.booked(void.quota))
+        return await in_thread(self._store.expired_units, void.quota, void.grant_id)
 
     def _limited(self, command: IssueGrant) -> IssueGrant:
         return replace(command, grants_max=self._settings.grants_max)

@@ -34,7 +34,8 @@ class Advancing:
         voids = in_place(self._store.voids_of, subscription_id)
         for void in voids:
             units = self._voided(void)
-            in_place(self._store.note_voided, subscription_id, void.grant_id, units)
+            rest = in_place(self._store.note_voided, subscription_id, void.grant_id, units, now)
+            self.make(rest)
         if voids:
             done = in_place(self._store.renew, subscription_id, now)
             self.make(done.promised)
@@ -54,14 +55,21 @@ class Advancing:
                 continue  # its period is over, or somebody has called it off
 
     def _voided(self, void: VoidGrant) -> int:
-        """Void a grant; return how much was left. One that is only promised is made before."""
+        """
+        Void a grant; return how much was left of it, also if it had ended with that before.
+
+        One that is only promised is made before.
+        """
         open_ = in_place(self._store.promise_of, void.quota, void.grant_id)
         if open_ is not None:
             try:
                 self._transport.drive(flows.issued(self._limited(open_)))
             except (InvalidArgumentError, OperationCancelledError):
                 return open_.terms.amount  # it can never be made
-        return self._transport.drive(flows.voided(void))
+        if units := self._transport.drive(flows.voided(void)):
+            return units
+        self._transport.drive(flows.booked(void.quota))
+        return in_place(self._store.expired_units, void.quota, void.grant_id)
 
     def _limited(self, command: IssueGrant) -> IssueGrant:
         return replace(command, grants_max=self._settings.grants_max)

@@ -27,6 +27,7 @@ from quota_engine.ledger.tables import grants, ledger_entries, quotas
 from quota_engine.periods import Period
 from quota_engine.subscribing import issue_of
 from quota_engine.subscriptions import (
+    ENDED,
     PERIOD,
     Plans,
     Promise,
@@ -94,7 +95,9 @@ class SettlingTables(PlanTables):
             _take_returns(connection, row, [one for one in due if one.returns_at], now)
             promised = [
                 *_forgiven(
-                    connection, [one for one in due if _has_come(one.forgive_at, now)], now
+                    *(connection, standing),
+                    [one for one in due if _has_come(one.forgive_at, now)],
+                    now,
                 ),
                 *_rolled_over(
                     connection,
@@ -167,32 +170,31 @@ def _take_returns(
             _TABLE.c.subscription_id == row.subscription_id,
             _TABLE.c.grant_id == row.grant_id,
         )
-        if row.period < subscription.period or not row.reserved:
+        is_over = row.period < subscription.period
+        if is_over or not row.reserved:
             connection.execute(update(_TABLE).where(*of_row).values(returns_at=None))
-        voided = _voided_in_all(connection, row)
+        voided = row.voided if is_over else _unused_in_all(connection, row)
         if voided > row.voided:
             are_more = True
             connection.execute(update(_TABLE).where(*of_row).values(voided=voided))
     if are_more:
-        connection.execute(
-            update(subscriptions)
-            .where(subscriptions.c.subscription_id == subscription.subscription_id)
-            .values(revision=subscriptions.c.revision + 1, due_at=now)
-        )
+        standings.look_again(connection, subscription.subscription_id, now, under_new_ids=True)
 
 
-def _voided_in_all(connection: Connection, row: Row[Any]) -> int:
-    """Return the units of a grant that were voided: at once, and when holds gave them back."""
-    entry, at_once = ledger_entries, f"{row.grant_id}:void"
+def _unused_in_all(connection: Connection, row: Row[Any]) -> int:
+    """Return the units of a grant that were voided or expired: at once, and from holds."""
+    entry = ledger_entries
+    ends = [f"{row.grant_id}:{word}" for word in ("void", "expire")]
     total = connection.execute(
         select(func.coalesce(func.sum(entry.c.amount), 0)).where(
             entry.c.account == row.account,
             entry.c.quota_type == row.quota_type,
             entry.c.duplicate_of.is_(None),
             or_(
-                entry.c.operation_id == at_once,
-                and_(  # all that begin with it and a colon: the next character is a semicolon
-                    entry.c.operation_id >= f"{at_once}:", entry.c.operation_id < f"{at_once};"
+                entry.c.operation_id.in_(ends),
+                *(  # all that begin with it and a colon: the next character is a semicolon
+                    and_(entry.c.operation_id >= f"{end}:", entry.c.operation_id < f"{end};")
+                    for end in ends
                 ),
             ),
         )
@@ -200,11 +202,15 @@ def _voided_in_all(connection: Connection, row: Row[Any]) -> int:
     return int(total)
 
 
-def _forgiven(connection: Connection, rows: Sequence[Row[Any]], now: datetime) -> list[Promise]:
+def _forgiven(
+    connection: Connection, standing: Standing, rows: Sequence[Row[Any]], now: datetime
+) -> list[Promise]:
     """
     Return the grants that make up for what periods paid of debts when they began.
 
     What a period left of a debt counts with it, unless a later one has met it, and forgives it.
+    A grant that was replaced since is made up for by those that take its place; when it was
+    voided for good, only the debt that it left is.
     """
     found = []
     for row in rows:
@@ -218,8 +224,15 @@ def _forgiven(connection: Connection, rows: Sequence[Row[Any]], now: datetime) -
         left = entry.debt
         if left and _is_met_later(connection, row, entry.version, now):
             left = 0
-        made_up = forgiven(_promise_of(row), row.amount - kept + left)
-        if made_up is not None:
+        is_voided = row.state != standings.PROMISED
+        units = left if is_voided and standing.state == ENDED else row.amount - kept + left
+        made_up = forgiven(_promise_of(row), units)
+        if made_up is None:
+            continue
+        if is_voided and standing.state != ENDED:
+            standings.add_made_up(connection, standing, made_up)
+            standings.look_again(connection, standing.subscription_id, now, under_new_ids=True)
+        else:
             found.append(made_up)
     return found
 

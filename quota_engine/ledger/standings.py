@@ -45,6 +45,18 @@ def add_standing(connection: Connection, standing: Standing, fingerprint: str) -
     )
 
 
+def look_again(
+    connection: Connection, subscription_id: str, now: datetime, *, under_new_ids: bool
+) -> None:
+    """Have a subscription looked at once more: more may be lacking of what was promised."""
+    table = subscriptions
+    connection.execute(
+        update(table)
+        .where(table.c.subscription_id == subscription_id)
+        .values(revision=table.c.revision + int(under_new_ids), due_at=now)
+    )
+
+
 def keep_standing(connection: Connection, standing: Standing, now: datetime) -> None:
     """Record a subscription as it is now; it is to be looked at at once, whoever does."""
     connection.execute(
@@ -126,6 +138,20 @@ def add_promises(
     connection: Connection, promised: Sequence[tuple[Standing, Promise]], plans: Plans
 ) -> None:
     """Record which grants subscriptions have promised, and what is to be settled of each later."""
+    _add(
+        connection,
+        [(*one, {"state": PROMISED, **_settlements(one[1], plans)}) for one in promised],
+    )
+
+
+def add_made_up(connection: Connection, standing: Standing, promise: Promise) -> None:
+    """Record what is made up for by the grants that take a replaced one's place, as not used."""
+    _add(connection, [(standing, promise, {"state": VOIDED, "voided": promise.amount})])
+
+
+def _add(
+    connection: Connection, promised: Sequence[tuple[Standing, Promise, dict[str, Any]]]
+) -> None:
     if not promised:
         return
     connection.execute(
@@ -144,10 +170,9 @@ def add_promises(
                 "ends_at": promise.ends_at,
                 "plan": promise.plan,
                 "version": promise.version,
-                "state": PROMISED,
-                **_settlements(promise, plans),
+                **more,
             }
-            for standing, promise in promised
+            for standing, promise, more in promised
         ],
     )
 
@@ -241,6 +266,15 @@ def _phase(told: dict[str, Any]) -> Phase:
     )
 
 
+def given_in(connection: Connection, subscription_id: str, period: int) -> list[Given]:
+    """Return the grants of one period of a subscription."""
+    table = subscription_grants
+    rows = connection.execute(
+        select(table).where(table.c.subscription_id == subscription_id, table.c.period == period)
+    )
+    return [_given(row) for row in rows]
+
+
 def _given(row: Row[Any]) -> Given:
     return Given(
         grant_id=row.grant_id,
@@ -250,6 +284,7 @@ def _given(row: Row[Any]) -> Given:
         amount=row.amount,
         voided=row.voided,
         ends_at=None if row.ends_at is None else utc(row.ends_at),
+        is_voiding=row.state == VOIDING,
     )
 
 

@@ -3,7 +3,7 @@ Subscriptions in PostgreSQL: each method is one transaction.
 
 What is done to a subscription is decided under the lock of its row, and the grants that follow
 are promised in the same transaction: so they are made, whoever dies. A grant that is to be voided
-is marked here first; until its remainder is known, nothing new is promised in its place.
+is marked here first; until its remainder is known, nothing new of its type is promised.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, select
 
-from quota_engine.commands import IssueGrant, VoidGrant
+from quota_engine.commands import IssueGrant
 from quota_engine.errors import (
     EngineUnavailableError,
     IdempotencyConflictError,
@@ -33,8 +33,14 @@ from quota_engine.ledger.plan_tables import (
 )
 from quota_engine.ledger.plans import found_plan
 from quota_engine.ledger.policies import closed_among, is_closed, refuse_closed
-from quota_engine.ledger.settling import SettlingTables, promise
-from quota_engine.ledger.standings import VOIDED, VOIDING, standing_of
+from quota_engine.ledger.replacing import (
+    ReplacingTables,
+    drop_rests,
+    is_voiding,
+    mark_voiding,
+)
+from quota_engine.ledger.settling import promise
+from quota_engine.ledger.standings import standing_of
 from quota_engine.ledger.tables import grants as all_grants
 from quota_engine.plans import Plan
 from quota_engine.subscribing import (
@@ -46,7 +52,6 @@ from quota_engine.subscribing import (
     Wanted,
     as_replayed,
     told,
-    void_of,
 )
 from quota_engine.subscription_actions import CHANGE, RESUME, Action, acted, begun
 from quota_engine.subscriptions import (
@@ -67,7 +72,7 @@ log = logging.getLogger("quota_engine.renewal")
 RETRY_AFTER = timedelta(hours=1)
 
 
-class SubscriptionTables(SettlingTables):
+class SubscriptionTables(ReplacingTables):
     """Plans and subscriptions in one ledger's database. ``now`` None: PostgreSQL's clock."""
 
     # -- what is done to a subscription
@@ -123,7 +128,7 @@ class SubscriptionTables(SettlingTables):
                 )
             if known is not None:
                 return Done(subscription=as_replayed(_told(connection, row, instant)))
-            if _is_voiding(connection, subscription_id):
+            if is_voiding(connection, subscription_id):
                 raise EngineUnavailableError(
                     f"subscription {subscription_id} is being changed; try again in a moment"
                 )
@@ -145,40 +150,14 @@ class SubscriptionTables(SettlingTables):
                 at=instant,
                 effective_at=later or instant,
             )
-            returns_at = instant if wanted.verb == CHANGE else None
-            _void(connection, subscription_id, voids, returns_at)
-            promised = [] if voids else _renew(connection, [after], instant)
+            if wanted.verb == RESUME and standing.paused_until is not None:
+                drop_rests(connection, subscription_id, standing.paused_until, instant)
+            is_change = wanted.verb == CHANGE
+            mark_voiding(connection, subscription_id, voids, instant, is_change=is_change)
+            promised = _renew(connection, [after], instant)
             return _done(connection, subscription_id, instant, promised)
 
     # -- what follows from it
-
-    def voids_of(self, subscription_id: str) -> list[VoidGrant]:
-        """Return which grants of a subscription are still to be voided."""
-        table = subscription_grants
-        with self._ledger.transaction() as connection:
-            rows = connection.execute(
-                select(table).where(
-                    table.c.subscription_id == subscription_id, table.c.state == VOIDING
-                )
-            )
-            return [
-                void_of(QuotaName(row.account, row.quota_type), row.grant_id, subscription_id)
-                for row in rows
-            ]
-
-    def note_voided(self, subscription_id: str, grant_id: str, units: int) -> None:
-        """Record how much of a grant was voided."""
-        table = subscription_grants
-        with self._ledger.transaction() as connection:
-            connection.execute(
-                update(table)
-                .where(
-                    table.c.subscription_id == subscription_id,
-                    table.c.grant_id == grant_id,
-                    table.c.state == VOIDING,
-                )
-                .values(state=VOIDED, voided=units)
-            )
 
     def promise_of(self, quota: QuotaName, grant_id: str) -> IssueGrant | None:
         """Return the promise of a grant that nobody has kept yet, as far as the ledger knows."""
@@ -204,13 +183,11 @@ class SubscriptionTables(SettlingTables):
         )
 
     def renew(self, subscription_id: str, now: datetime | None) -> Done:
-        """Promise what a subscription lacks by now, unless grants of it are still to be voided."""
+        """Promise what a subscription lacks by now."""
         with self._ledger.transaction() as connection:
             row = standings.locked(connection, subscription_id)
             instant = standings.decided_at(connection, now)
-            promised: list[IssueGrant] = []
-            if not _is_voiding(connection, subscription_id):
-                promised = _renew(connection, [standing_of(row)], instant)
+            promised = _renew(connection, [standing_of(row)], instant)
             return _done(connection, subscription_id, instant, promised)
 
     def renew_due(self, now: datetime, limit: int) -> tuple[int, list[IssueGrant]]:
@@ -224,29 +201,13 @@ class SubscriptionTables(SettlingTables):
             bound(connection)
             rows = connection.execute(
                 select(table)
-                .where(
-                    table.c.due_at <= now,
-                    ~_voiding_of(table.c.subscription_id),
-                    ~is_closed(table.c.account),
-                )
+                .where(table.c.due_at <= now, ~is_closed(table.c.account))
                 .order_by(table.c.due_at)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
             ).all()
             found = [standing_of(row) for row in rows]
             return len(found), _renew(connection, found, now)
-
-    def with_voids(self, limit: int) -> list[str]:
-        """Return subscriptions of which grants are still to be voided."""
-        table = subscription_grants
-        with self._ledger.transaction() as connection:
-            rows = connection.execute(
-                select(table.c.subscription_id)
-                .where(table.c.state == VOIDING)
-                .distinct()
-                .limit(limit)
-            )
-            return [row.subscription_id for row in rows]
 
     # -- what is told
 
@@ -336,30 +297,6 @@ def _offered(connection: Connection, plan: str | None) -> Plan | None:
     if not found.is_active:
         raise SubscriptionRefusedError(f"plan {plan} is not offered any more")
     return found
-
-
-def _void(
-    connection: Connection,
-    subscription_id: str,
-    grant_ids: Sequence[str],
-    returns_at: datetime | None,
-) -> None:
-    table = subscription_grants
-    if grant_ids:
-        connection.execute(
-            update(table)
-            .where(table.c.subscription_id == subscription_id, table.c.grant_id.in_(grant_ids))
-            .values(state=VOIDING, rollover_at=None, forgive_at=None, returns_at=returns_at)
-        )
-
-
-def _voiding_of(subscription_id: Any) -> Any:
-    table = subscription_grants
-    return exists().where(table.c.subscription_id == subscription_id, table.c.state == VOIDING)
-
-
-def _is_voiding(connection: Connection, subscription_id: str) -> bool:
-    return bool(connection.execute(select(_voiding_of(subscription_id))).scalar_one())
 
 
 def _has_had(connection: Connection, account: str, plan: str) -> bool:
