@@ -14,6 +14,7 @@ from datetime import datetime
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_account, checked_id
 from quota_engine.keys import QuotaName
+from quota_engine.limits import Limit
 
 #: Quotas that one move may have: each takes a few steps.
 QUOTAS_MAX = 1_000
@@ -46,11 +47,12 @@ class AccountMove:
 
 @dataclass(frozen=True, slots=True)
 class Moving:
-    """A quota that moves: where it is, where to, and its overdraft limit (None: unlimited)."""
+    """A quota that moves, and its limits; ``overdraft_limit`` None: unlimited."""
 
     source: QuotaName
     target: QuotaName
-    overdraft_limit: int | None
+    overdraft_limit: int | None = 0
+    limits: tuple[Limit, ...] = ()
 
 
 def checked_target(account: str, to: object, parent: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -11,9 +12,11 @@ from quota_engine._async.transport import AsyncTransport
 from quota_engine.account_moves import AccountMove, Moving
 from quota_engine.backing import Backing, MoveStore
 from quota_engine.commands import (
+    Action,
     Flow,
     PersistTail,
     ReadBalance,
+    SetLimit,
     SetOverdraftLimit,
     Transfer,
     Transferred,
@@ -94,17 +97,32 @@ class AsyncAccountMover:
             units += amount
 
     async def _limit(self, moving: Moving, operation_id: str) -> None:
-        """Give the new quota the overdraft limit of the old one."""
-        if moving.overdraft_limit == 0:
-            return
-        command = SetOverdraftLimit(
-            quota=moving.target,
-            operation_id=f"{operation_id}:limit",
-            overdraft_limit=moving.overdraft_limit,
-            details=details_text({"reference": operation_id}),
-        )
-        with suppress(IdempotencyConflictError):  # it was set, and the old one changed since
-            await self._transport.drive(flows.settled(command))
+        """Give the new quota the overdraft limit and the limits of the old one."""
+        now_ms = self._transport.now_ms()
+        told = details_text({"reference": operation_id})
+        commands: list[SetOverdraftLimit | SetLimit] = [
+            SetLimit(
+                quota=moving.target,
+                operation_id=f"{operation_id}:{limit.key}",
+                action=Action.SET,
+                limit=replace(limit, since_ms=0, marks=()),
+                at_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
+                details=told,
+            )
+            for limit in moving.limits
+        ]
+        if moving.overdraft_limit != 0:
+            commands.append(
+                SetOverdraftLimit(
+                    quota=moving.target,
+                    operation_id=f"{operation_id}:limit",
+                    overdraft_limit=moving.overdraft_limit,
+                    details=told,
+                )
+            )
+        for command in commands:
+            with suppress(IdempotencyConflictError):  # it was set, and the old one changed since
+                await self._transport.drive(flows.settled(command))
 
     def _transferred(self, transfer: Transfer) -> Flow[Transferred]:
         opened, _ = self._transport.opening()

@@ -38,6 +38,7 @@ from quota_engine.ledger.intents import open_intents_of
 from quota_engine.ledger.locks import bound, lock_named
 from quota_engine.ledger.policies import change_policy, instant_of, read_policy
 from quota_engine.ledger.tables import grants, quotas
+from quota_engine.limits import parse_limits
 from quota_engine.policies import WantedPolicy, record_of
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class MoveTables:
                     QuotaName(row.account, row.quota_type),
                     QuotaName(move.place_of(row.account), row.quota_type),
                     row.overdraft_limit,
+                    parse_limits(row.limits),
                 )
                 for row in rows
             ]
@@ -211,7 +213,7 @@ class MoveTables:
                 place = open_place(connection, move.place_of(row.place))
                 if place is not None:
                     source = QuotaName(row.place, row.quota_type)
-                    found.append((move, Moving(source, QuotaName(place, row.quota_type), 0)))
+                    found.append((move, Moving(source, QuotaName(place, row.quota_type))))
         return found
 
 

@@ -24,8 +24,13 @@ from quota_engine import (
     InvalidArgumentError,
     MoveRefusedError,
     QuotaEngine,
+    flows,
 )
+from quota_engine.commands import Action, ReadLimits, SetLimit
+from quota_engine.instants import to_ms
 from quota_engine.jobs.verify import verify
+from quota_engine.keys import QuotaName
+from quota_engine.limits import Limit
 from tests.commands import Cli
 from tests.engines import NOON, TestClock
 
@@ -72,11 +77,28 @@ def funded(engine: QuotaEngine) -> None:
     engine.purchase(ANN, "pack", "order-1")
 
 
+def set_limit(engine: QuotaEngine, account: str, limit: Limit) -> None:
+    command = SetLimit(
+        quota=QuotaName(account, TOKENS),
+        operation_id=limit.key,
+        action=Action.SET,
+        limit=limit,
+        at_ms=to_ms(NOON, name="noon"),
+    )
+    engine._transport.drive(flows.settled(command))
+
+
 @pytest.mark.parametrize("target", ["acme/other", NEW])
 def test_an_account_moves_with_all_that_it_has(engine: QuotaEngine, target: str) -> None:
     funded(engine)
     engine.accounts.suspend(BOB, reason="abuse")
     engine.debit(ANN, TOKENS, 40)
+    limits = [
+        Limit(of="units", amount=500, per="day", window="calendar", time_zone="Asia/Shanghai"),
+        Limit(of="calls", amount=3, per="minute", window="sliding"),
+    ]
+    for limit in limits:
+        set_limit(engine, ANN, limit)
     before = {one: grants_of(engine, one) for one in (TEAM, ANN, BOB)}
     moved = engine.accounts.move(TEAM, target, **WHY)
     assert (moved.account, moved.target, moved.replayed) == (TEAM, target, False)
@@ -89,6 +111,12 @@ def test_an_account_moves_with_all_that_it_has(engine: QuotaEngine, target: str)
             engine.issue_grant(old, TOKENS, 1)
     assert engine.read_balance(f"{target}/bob", TOKENS).overdraft_limit == 40
     assert engine.read_balance(f"{target}/bob", CREDIT).balance == 7
+    read = ReadLimits(quota=QuotaName(f"{target}/ann", TOKENS))
+    standings = engine._transport.drive(flows.settled(read)).standings
+    assert [(one.amount, one.per, one.time_zone, one.used) for one in standings] == [
+        (500, "day", "Asia/Shanghai", 0),
+        (3, "minute", None, 0),
+    ]
     with pytest.raises(AccountSuspendedError, match="abuse"):
         engine.debit(f"{target}/bob", TOKENS, 1)
     assert engine.debit(f"{target}/ann", TOKENS, 10).scopes[0].account == target
