@@ -28,6 +28,7 @@ ARGV
    9 details       JSON of the caller, kept with the entry
   10 outbox_max    entries that may wait to be persisted
   11 others        further quotas that the call acts on (lib/shares); empty: none
+  12 unenforced    quota types that refuse nothing unless an account says so, a space before and after each
 
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
@@ -46,6 +47,7 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
+--- @include "lib/accounts"
 --- @include "lib/entries"
 --- @include "lib/limits"
 --- @include "lib/operations"
@@ -57,7 +59,7 @@ local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local operation_id, fingerprint, amount = ARGV[6], ARGV[7], tonumber(ARGV[8])
-local details, outbox_max, others = ARGV[9], tonumber(ARGV[10]), ARGV[11]
+local details, outbox_max, others, unenforced = ARGV[9], tonumber(ARGV[10]), ARGV[11], ARGV[12]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -73,7 +75,8 @@ states, refused = quotas.gather(state, operation_id, "", fingerprint, others, mo
 if not states then
   return refused
 end
-refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+accounts.mark(states, unenforced)
+refused = accounts.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
   or quotas.bring_up_all(states, due_max) or quotas.denied(states)
   or limits.exceeded(states, 1, 0, quotas.spendable)
 if refused then
@@ -87,8 +90,7 @@ for _, each in ipairs(states) do
   end
   each.answer = entries.add(each, "quota.debited", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = each.asked, shortfall = shortfall, flags = each.is_counted and "counted" or "",
-    details = each.details,
+    amount = each.asked, shortfall = shortfall, flags = accounts.flags(each), details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

@@ -30,9 +30,10 @@ ARGV
   10 ttl_ms        milliseconds from now; 0 to keep the expiry
   11 outbox_max    entries that may wait to be persisted
   12 others        further quotas that the call acts on (lib/shares); empty: none
+  13 unenforced    quota types that refuse nothing unless an account says so, a space before and after each
 
 RETURNS
-  EXTENDED  amount expires_at
+  EXTENDED  amount expires_at, then the shadow's quotas that would refuse, and why
   DENIED    of each quota that gates its name, the total asked of it, and that which it could have admitted
   EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
@@ -50,6 +51,7 @@ ERRORS                          (in the order they are checked)
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
+--- @include "lib/accounts"
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/grants"
@@ -64,7 +66,7 @@ local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local ttl_ms, outbox_max, others = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
+local ttl_ms, outbox_max, others, unenforced = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12], ARGV[13]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -116,7 +118,10 @@ local function exceeded()
   return limits.exceeded(states, 0, 0, quotas.spendable)
 end
 
-refused = grows and (quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+if grows then
+  accounts.mark(states, unenforced)
+end
+refused = grows and (accounts.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
   or quotas.denied(states) or exceeded())
 if refused then
   return refused
@@ -137,7 +142,7 @@ local function grow(each, hold)
   end
   operations.remember(each, each.id, entries.add(each, "hold.extended", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = hold.amount, subject = hold.id, flags = each.is_counted and "counted" or "",
+    amount = hold.amount, subject = hold.id, flags = accounts.flags(each),
     terms = amounts.text(hold.expires_at), details = each.details,
   }))
 end
@@ -158,4 +163,4 @@ end
 
 -- Point of no return: the outbox may still refuse, but nothing is written before it accepts.
 return quotas.commit_all(states)
-  or { "EXTENDED", amounts.text(state.hold.amount), amounts.text(state.hold.expires_at) }
+  or accounts.tell(states, { "EXTENDED", amounts.text(state.hold.amount), amounts.text(state.hold.expires_at) })

@@ -49,6 +49,7 @@ ERRORS                          (in the order they are checked)
   TOO_MANY_GRANTS       the quota has grants_max grants
   AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
 ]]
+--- @include "lib/accounts"
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/grants"
@@ -76,7 +77,7 @@ local remembered = operations.recall(state, grant_id)
 if remembered then
   return operations.replay(state, grant_id, fingerprint, remembered)
 end
-refused = quotas.barred({ state }, true) or quotas.frozen({ state }) or quotas.pressed(state, outbox_max)
+refused = accounts.barred({ state }, true) or quotas.frozen({ state }) or quotas.pressed(state, outbox_max)
   or quotas.bring_up(state, due_max)
 if refused then
   return refused

@@ -32,11 +32,12 @@ ARGV
   11 outbox_max   entries that may wait to be persisted
   12 others       further quotas that the call acts on (lib/shares); empty: none
   13 is_dry       1: only say whether it would be admitted now
+  14 unenforced   quota types that refuse nothing unless an account says so, a space before and after each
 
 RETURNS
   PLACED    fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
-  ADMITTED  expires_at balance version: it would be placed; nothing changed
+  ADMITTED  expires_at balance version: nothing changed; then the shadow's quotas that would refuse, and why
   DENIED    of each quota that gates its name, what is asked of it, and what it could have admitted, in units
   EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
@@ -51,6 +52,7 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
+--- @include "lib/accounts"
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/grants"
@@ -66,6 +68,7 @@ local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, fingerprint, amount, ttl_ms = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local details, outbox_max, others, is_dry = ARGV[10], tonumber(ARGV[11]), ARGV[12], ARGV[13]
+local unenforced = ARGV[14]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -86,7 +89,8 @@ for _, each in ipairs(states) do
     return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
   end
 end
-refused = quotas.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
+accounts.mark(states, unenforced)
+refused = accounts.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
   or quotas.bring_up_all(states, due_max) or quotas.denied(states)
   or limits.exceeded(states, 1, 1, quotas.spendable)
 if refused then
@@ -95,7 +99,8 @@ end
 
 local expires_at = state.now + ttl_ms
 if is_dry == "1" then
-  return { "ADMITTED", amounts.text(expires_at), amounts.text(entries.balance(state)), amounts.text(state.version) }
+  local balance, version = amounts.text(entries.balance(state)), amounts.text(state.version)
+  return accounts.tell(states, { "ADMITTED", amounts.text(expires_at), balance, version })
 end
 for _, each in ipairs(states) do
   local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
@@ -108,8 +113,7 @@ for _, each in ipairs(states) do
   quotas.expect(each, "a:" .. each.id, expires_at)
   each.answer = entries.add(each, "hold.placed", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint, amount = each.asked,
-    subject = each.id, flags = each.is_counted and "counted" or "", terms = amounts.text(expires_at),
-    details = each.details,
+    subject = each.id, flags = accounts.flags(each), terms = amounts.text(expires_at), details = each.details,
   })
   operations.remember(each, each.id, each.answer)
 end

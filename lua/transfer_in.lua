@@ -47,6 +47,7 @@ ERRORS                          (in the order they are checked)
   TOO_MANY_GRANTS       the quota would have more than grants_max grants
   AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
 ]]
+--- @include "lib/accounts"
 --- @include "lib/operations"
 --- @include "lib/quotas"
 --- @include "lib/transfers"
@@ -71,7 +72,7 @@ if remembered then
   return operations.replay(state, arrival_id, fingerprint, remembered)
 end
 local parts = transfers.parse(terms)
-refused = is_back ~= "1" and quotas.barred({ state }, true) or quotas.frozen({ state })
+refused = is_back ~= "1" and accounts.barred({ state }, true) or quotas.frozen({ state })
   or quotas.bring_up(state, due_max) or transfers.refuse(state, arrival_id, amount, parts, grants_max)
 if refused then
   return refused

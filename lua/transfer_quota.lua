@@ -57,6 +57,7 @@ ERRORS                          (in the order they are checked)
   TOO_MANY_GRANTS       the quota would have more than grants_max grants
   AMOUNT_OVERFLOW       the quota would exceed 2^53 - 1 units
 ]]
+--- @include "lib/accounts"
 --- @include "lib/amounts"
 --- @include "lib/entries"
 --- @include "lib/operations"
@@ -97,7 +98,7 @@ elseif operations.recall(to, arrival_id) then
   return redis.error_reply("IDEMPOTENCY_CONFLICT " .. arrival_id)
 end
 to.has_policies = state.has_policies
-refused = quotas.barred({ to }, true) or quotas.frozen({ state, to }) or quotas.pressed(state, outbox_max)
+refused = accounts.barred({ to }, true) or quotas.frozen({ state, to }) or quotas.pressed(state, outbox_max)
   or quotas.bring_up(state, due_max) or quotas.bring_up(to, due_max)
 if refused then
   return refused

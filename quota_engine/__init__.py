@@ -16,6 +16,7 @@ from quota_engine.commands import (
     PlacedHold,
     Refunded,
     ReleasedHold,
+    Shadowed,
     Transferred,
     VoidedGrant,
 )
@@ -130,6 +131,7 @@ __all__ = [
     "Refunded",
     "ReleasedHold",
     "Reminder",
+    "Shadowed",
     "Statement",
     "SubscriptionNotFoundError",
     "SubscriptionRefusedError",

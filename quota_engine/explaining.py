@@ -17,6 +17,7 @@ from quota_engine.commands import (
     PlaceHold,
     ReadBalance,
     ReadLimits,
+    Shadowed,
     Share,
 )
 from quota_engine.commands.reconcile import SnapshotQuota, Snapshotted
@@ -116,13 +117,16 @@ class Explanation:
     scopes: tuple[ScopeExplained, ...]
     limit: LimitTold | None = None
     statement: Statement | None = None
+    #: Quotas in the shadow that would refuse, and let the call through.
+    shadowed: tuple[Shadowed, ...] = ()
 
 
 def explained(command: PlaceHold) -> Flow[Explanation]:
     """Ask by a dry hold, then look at each quota."""
     refusal: QuotaError | None = None
+    shadowed: tuple[Shadowed, ...] = ()
     try:
-        yield from settled(command)
+        shadowed = (yield from settled(command)).shadowed
     except (
         *(QuotaInsufficientError, AccountBarredError, QuotaFrozenError),
         BackpressureError,
@@ -140,7 +144,8 @@ def explained(command: PlaceHold) -> Flow[Explanation]:
                 read = yield from settled(ReadLimits(quota=share.quota))
                 scope = replace(scope, limits=read.standings, is_counted=not balance.gates)
             scopes.append(scope)
-    return _explanation(command.quota, refusal, _judged(command.quota, scopes), now)
+    explanation = _explanation(command.quota, refusal, _judged(command.quota, scopes), now)
+    return replace(explanation, shadowed=shadowed) if shadowed else explanation
 
 
 def _judged(own: QuotaName, scopes: Sequence[ScopeExplained]) -> tuple[ScopeExplained, ...]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from quota_engine.commands import (
+    AccountsRead,
     AwaitDrain,
     CancelledOperation,
     CancelOperation,
@@ -115,9 +116,9 @@ def settled(command: Command[T]) -> Flow[T]:
             if missing in command.others:
                 yield from hydrated(missing, may_create=True)
             elif not (yield from hydrated(command.quota, may_create=command.may_create)):
-                if command.is_admission:
-                    yield from _barred(command.quota)
-                return command.unknown()
+                if not (command.is_admission and (yield from _is_in_shadow(command.quota))):
+                    return command.unknown()
+                yield from hydrated(command.quota, may_create=True)
         except CatchUpError:
             yield from caught_up(command.quota)
             for quota in command.others:
@@ -131,11 +132,12 @@ def settled(command: Command[T]) -> Flow[T]:
             return result
 
 
-def _barred(quota: QuotaName) -> Flow[None]:
-    """Raise ``AccountBarredError`` if an account is not active; nobody knows its quota."""
-    barred: AccountBarredError | None = yield ReadAccounts(quota=quota)
-    if barred is not None:
-        raise barred
+def _is_in_shadow(quota: QuotaName) -> Flow[bool]:
+    """Return whether a quota that nobody knows refuses nothing; raise ``AccountBarredError``."""
+    found: AccountsRead = yield ReadAccounts(quota=quota)
+    if found.barred is not None:
+        raise found.barred
+    return found.is_in_shadow
 
 
 def told(account: str) -> Flow[AccountPolicy]:

@@ -9,7 +9,7 @@ know how either is reached.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from quota_engine.errors import (
@@ -24,7 +24,12 @@ from quota_engine.keys import QuotaName, parents_of
 ACTIVE, SUSPENDED, CLOSED = "active", "suspended", "closed"
 STATES = (ACTIVE, SUSPENDED, CLOSED)
 
+ENFORCE, SHADOW, INHERIT = "enforce", "shadow", "inherit"
+#: All quota types of which nothing else is said.
+ALL_TYPES = "*"
+
 SUSPEND, ACTIVATE, CLOSE, MOVE, REPAIR = "suspend", "activate", "close", "move", "repair"
+SET_ENFORCEMENT = "enforcement"
 #: What each act makes of an account.
 STATE_AFTER = {SUSPEND: SUSPENDED, ACTIVATE: ACTIVE, CLOSE: CLOSED, MOVE: CLOSED}
 
@@ -51,18 +56,21 @@ class AccountPolicy:
     changed_at: datetime | None = None
     #: Where the account is instead.
     moved_to: str | None = None
+    #: By quota type, ``*`` for all: ``enforce`` or ``shadow``. Empty: as the account above.
+    enforcement: Mapping[str, str] = field(default_factory=dict)
     #: The same operation again: this is how the account is now.
     replayed: bool = False
 
     @property
     def words(self) -> str:
         """What is said of it, as the history tells it."""
-        return self.state if self.moved_to is None else f"moved to {self.moved_to}"
+        state = self.state if self.moved_to is None else f"moved to {self.moved_to}"
+        return f"{state}; {enforcement_text(self.enforcement)}" if self.enforcement else state
 
     @property
     def is_restricting(self) -> bool:
         """Whether a call may be decided otherwise than without it."""
-        return self.state != ACTIVE
+        return self.state != ACTIVE or bool(self.enforcement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +80,8 @@ class AccountStanding:
 
     ``state`` is the strictest on its path, ``decided_by`` the account whose it is, with its
     ``reason`` and ``since``; None where all are active. ``above``: policies of accounts above it,
-    the nearest first.
+    the nearest first. ``enforcement``: what counts for each quota type that something is said of,
+    ``*`` for all others; where there is none, the deployment decides.
     """
 
     account: str
@@ -82,6 +91,7 @@ class AccountStanding:
     reason: str | None = None
     since: datetime | None = None
     above: tuple[AccountPolicy, ...] = ()
+    enforcement: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,31 +120,46 @@ class WantedPolicy:
     reason: str | None = None
     #: Of a move: where to.
     target: str | None = None
+    #: Of quota types (none: of all): what to do with what would be refused.
+    enforcement: str = ""
+    quota_types: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
         """What makes this act this act; who does it, and why, may be told otherwise."""
         act = f"{self.action} {self.account}"
+        if self.action == SET_ENFORCEMENT:
+            return f"{act}\n{self.enforcement} {' '.join(self.quota_types)}"
         return act if self.target is None else f"{act}\n{self.target}"
 
 
 def applied(policy: AccountPolicy, wanted: WantedPolicy, at: datetime) -> AccountPolicy:
     """Return a policy after an act; raise ``InvalidArgumentError`` for one that it cannot take."""
+    done = replace(policy, revision=policy.revision + 1, changed_by=wanted.operator, changed_at=at)
+    if wanted.action == SET_ENFORCEMENT:
+        return replace(done, enforcement=_enforced(policy.enforcement, wanted))
     state = STATE_AFTER[wanted.action]
     if policy.state == CLOSED and state == SUSPENDED:
         raise InvalidArgumentError(
             f"{policy.account} is closed, which refuses more than a suspension; activate it first"
         )
     return replace(
-        policy,
+        done,
         state=state,
         since=policy.since if policy.state == state and policy.since else at,
         reason=_told(wanted),
-        revision=policy.revision + 1,
-        changed_by=wanted.operator,
-        changed_at=at,
         moved_to=wanted.target if wanted.action == MOVE else None,
     )
+
+
+def _enforced(before: Mapping[str, str], wanted: WantedPolicy) -> dict[str, str]:
+    """Return what is said of enforcement after an act."""
+    after = dict(before) if wanted.quota_types else {}
+    for name in wanted.quota_types or (ALL_TYPES,):
+        after.pop(name, None)
+        if wanted.enforcement != INHERIT:
+            after[name] = wanted.enforcement
+    return after
 
 
 def _told(wanted: WantedPolicy) -> str | None:
@@ -149,18 +174,29 @@ def standing_of(account: str, policies: Sequence[AccountPolicy]) -> AccountStand
     known = {policy.account: policy for policy in policies}
     own = known.get(account, AccountPolicy(account=account))
     above = tuple(known[name] for name in parents_of(account) if name in known)
+    standing = AccountStanding(
+        account=account, own=own, above=above, enforcement=_nearest((own, *above))
+    )
     deciding = strictest((own, *above))
     if deciding is None:
-        return AccountStanding(account=account, own=own, above=above)
-    return AccountStanding(
-        account=account,
-        own=own,
+        return standing
+    return replace(
+        standing,
         state=deciding.state,
         decided_by=deciding.account,
         reason=deciding.reason,
         since=deciding.since,
-        above=above,
     )
+
+
+def _nearest(policies: Sequence[AccountPolicy]) -> dict[str, str]:
+    """Return what counts for each quota type: what the nearest says of those who say something."""
+    found: dict[str, str] = {}
+    for policy in reversed(policies):
+        if ALL_TYPES in policy.enforcement:
+            found = {}
+        found |= policy.enforcement
+    return found
 
 
 def strictest(policies: Sequence[AccountPolicy]) -> AccountPolicy | None:
@@ -219,10 +255,12 @@ def field_of(account: str) -> QuotaName:
 
 
 def record_of(policy: AccountPolicy) -> str:
-    """Return a policy as scripts read it: lines revision, state, since (ms), reason."""
+    """Return a policy as scripts read it: see ``lua/lib/policies.lua``."""
     since_ms = 0 if policy.since is None else to_ms(policy.since, name="since")
     reason = " ".join((policy.reason or "").split())
-    return f"{policy.revision}\n{policy.state}\n{since_ms}\n{reason}"
+    record = f"{policy.revision}\n{policy.state}\n{since_ms}\n{reason}"
+    said = enforcement_text(policy.enforcement)
+    return f"{record}\n{said}" if said else record
 
 
 def fields_of(policies: Iterable[AccountPolicy]) -> dict[str, str]:
@@ -234,7 +272,7 @@ def fields_of(policies: Iterable[AccountPolicy]) -> dict[str, str]:
 
 def parse_record(account: str, record: str) -> AccountPolicy:
     """Return what a record says; raise ``ValueError`` for a text that is none."""
-    revision, state, since_ms, reason = record.split("\n")
+    revision, state, since_ms, reason, *said = record.split("\n")
     if state not in STATES:
         raise ValueError(f"no account is {state!r}")
     return AccountPolicy(
@@ -243,4 +281,15 @@ def parse_record(account: str, record: str) -> AccountPolicy:
         since=from_ms(int(since_ms)) if int(since_ms) else None,
         reason=reason or None,
         revision=int(revision),
+        enforcement=parse_enforcement(said[0] if said else ""),
     )
+
+
+def enforcement_text(enforcement: Mapping[str, str]) -> str:
+    """Return what is said of enforcement as one line: ``credit=enforce text_token=shadow``."""
+    return " ".join(f"{name}={enforcement[name]}" for name in sorted(enforcement))
+
+
+def parse_enforcement(text: str) -> dict[str, str]:
+    """Return what such a line says."""
+    return dict(word.split("=") for word in text.split())

@@ -38,6 +38,8 @@ REASONS: Mapping[type[errors.QuotaError], str] = {
     errors.PoolEmptyError: "pool_empty",
     errors.PricingNotFoundError: "unpriced",
 }
+#: What stands before the reason of a call that was let through, for its quota is in the shadow.
+SHADOW = "shadow_"
 DAY_MS = 86_400_000
 EPOCH = date(1970, 1, 1)
 #: Longer names are cut: they are part of a key.
@@ -82,7 +84,8 @@ class RefusalRow:
     """
     Calls that were made and that were refused. What the report is not asked by is None.
 
-    ``refused``: how often, a caller's own repetitions included; ``reasons``: of it, by reason.
+    ``refused``: how often, a caller's own repetitions included; ``would_be_refused``: calls that
+    were made because their quotas are in the shadow; ``reasons``: of both, by reason.
     ``refusal_rate``: refused / (calls + refused). ``failed``: of the calls, those that failed,
     timed out or were cancelled; ``error_rate``: failed / calls.
     """
@@ -96,6 +99,7 @@ class RefusalRow:
     quota_type: str | None = None
     calls: int = 0
     refused: int = 0
+    would_be_refused: int = 0
     refusal_rate: Decimal | None = None
     failed: int = 0
     error_rate: Decimal | None = None
@@ -166,11 +170,13 @@ def refusal_report(usage: UsageReport, pieces: Iterable[RefusalPiece]) -> Refusa
 
 
 def _row(names: Mapping[str, Any], made: ReportRow, reasons: Mapping[str, int]) -> RefusalRow:
-    refused = sum(reasons.values())
+    would_be = sum(count for reason, count in reasons.items() if reason.startswith(SHADOW))
+    refused = sum(reasons.values()) - would_be
     return RefusalRow(
         **names,
         calls=made.calls,
         refused=refused,
+        would_be_refused=would_be,
         refusal_rate=ratio(refused, made.calls + refused),
         failed=made.failed + made.timed_out + made.cancelled,
         error_rate=made.error_rate,

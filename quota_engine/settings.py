@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     quota_types: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Own quota types beside the built-in ones, separated by commas."
     )
+    shadow_quota_types: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Quota types, separated by commas, that refuse nothing where no account says"
+        " otherwise: what would have been refused is let through, and told. Say the same to all"
+        " processes.",
+    )
     hold_ttl_seconds: float = Field(
         120,
         gt=0,
@@ -277,14 +283,16 @@ class Settings(BaseSettings):
         None, description="Address that e-mails about alerts come from."
     )
 
-    @field_validator("quota_types", "reminder_days", "metrics_quotas", mode="before")
+    @field_validator(
+        *("quota_types", "shadow_quota_types", "reminder_days", "metrics_quotas"), mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             value = tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
-    @field_validator("quota_types")
+    @field_validator("quota_types", "shadow_quota_types")
     @classmethod
     def _legal(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(checked_quota_type(name) for name in value)
@@ -332,6 +340,11 @@ class Settings(BaseSettings):
     def horizon_ms(self) -> int:
         """The horizon in milliseconds."""
         return self.horizon_seconds * 1000
+
+    @property
+    def unenforced(self) -> str:
+        """The quota types in the shadow as scripts are told them."""
+        return f" {' '.join(self.shadow_quota_types)} " if self.shadow_quota_types else ""
 
     @property
     def known_quota_types(self) -> frozenset[str]:

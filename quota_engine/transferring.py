@@ -10,6 +10,7 @@ entry of its own, so nobody can bring it there later. See docs/decisions/0056.
 from __future__ import annotations
 
 from quota_engine.commands import (
+    AccountsRead,
     CancelOperation,
     FindOperation,
     Flow,
@@ -26,7 +27,6 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.arguments import details_text
 from quota_engine.errors import (
-    AccountBarredError,
     AccountClosedError,
     EngineUnavailableError,
     IdempotencyConflictError,
@@ -134,9 +134,9 @@ def _arrived_after_all(transfer: Transfer, why: str) -> Flow[bool]:
 
 def _refuse_unable(transfer: Transfer) -> Flow[None]:
     """Refuse to let units leave for a quota that takes none now."""
-    barred: AccountBarredError | None = yield ReadAccounts(quota=transfer.target)
-    if isinstance(barred, AccountClosedError):
-        raise barred
+    found: AccountsRead = yield ReadAccounts(quota=transfer.target)
+    if isinstance(found.barred, AccountClosedError):
+        raise found.barred
     balance = yield from settled(ReadBalance(quota=transfer.target, with_grants=False))
     if balance.frozen:
         raise QuotaFrozenError(f"{transfer.target} is frozen until its log is mended")

@@ -25,7 +25,7 @@ ACCOUNTS = (
     Mutant(
         "a hold of a suspended account grows",
         "lua/extend_hold.lua",
-        "grows and (quotas.barred(states) or ",
+        "grows and (accounts.barred(states) or ",
         "grows and (",
         (SCRIPTS,),
     ),
@@ -63,6 +63,27 @@ ACCOUNTS = (
         "        self._refuse_barred(command.quota.account)\n        allowance",
         "        allowance",
         (f"{STATES}::test_while_redis_is_away_the_suspended_are_not_admitted",),
+    ),
+    Mutant(
+        "a quota that enforces lets through what another one in the shadow does",
+        "lua/lib/policies.lua",
+        'state.is_in_shadow = said == "shadow"',
+        'state.is_in_shadow = said == "shadow" or state ~= states[1]',
+        ("tests/properties/test_scopes.py",),
+    ),
+    Mutant(
+        "the shadow admits what nobody can count",
+        "lua/lib/quotas.lua",
+        "if not state.is_in_shadow or state.asked > amounts.MAX - state.held then",
+        "if not state.is_in_shadow then",
+        (SCRIPTS,),
+    ),
+    Mutant(
+        "the shadow lets limits refuse",
+        "lua/lib/windows.lua",
+        'if state.limits ~= "" and state.is_in_shadow then',
+        'if state.limits == "" and state.is_in_shadow then',
+        (SCRIPTS,),
     ),
     Mutant(
         "what was voided for a move is promised again",

@@ -2,12 +2,15 @@
 policies: what is said of the accounts on a call's path, for all of their quotas.
 
 The record of an account stands in the versions hash, under the name of its quota of no type: `acme|`. Its
-lines: revision, state (active, suspended, closed), since (ms), reason. The accounts above count whatever
-quotas a call acts on.
+lines: revision, state (active, suspended, closed), since (ms), reason; and where something is said of it,
+enforcement: `<quota type>=shadow` or `=enforce`, `*` for all types, words between spaces.
+
+The accounts above count whatever quotas a call acts on. Who is nearest decides on enforcement.
 ]]
 local policies = {}
 
-local RECORD = "^%d+\n(%a+)\n(%d+)\n([^\n]*)"
+local STATE = "^%d+\n(%a+)\n(%d+)\n([^\n]*)"
+local ENFORCEMENT = "^%d+\n%a+\n%d+\n[^\n]*\n([^\n]*)"
 
 -- Add the fields of an account and of those above it, unless they are there.
 local function add_path(fields, name)
@@ -19,16 +22,29 @@ local function add_path(fields, name)
   end
 end
 
+-- The fields of all accounts on the paths of the states, the nearest first, and their records by field.
+local function records_of(states)
+  local first = states[1]
+  if not first.path then
+    local keys, fields, records = first.keys, {}, {}
+    for _, state in ipairs(states) do
+      add_path(fields, state.name)
+    end
+    for place, record in ipairs(redis.call("HMGET", keys.versions, unpack(fields))) do
+      records[fields[place]] = record or ""
+    end
+    first.path, first.records = fields, records
+  end
+  return first.path, first.records
+end
+
 -- The reply that tells of a closed account on the paths of the states, or else, unless `only_closed`, of a
 -- suspended one; the nearest first. Nil: there is none.
 function policies.barred(states, only_closed)
-  local keys, fields, found = states[1].keys, {}, nil
-  for _, state in ipairs(states) do
-    add_path(fields, state.name)
-  end
-  local records = redis.call("HMGET", keys.versions, unpack(fields))
-  for place, field in ipairs(fields) do
-    local status, since, reason = string.match(records[place] or "", RECORD)
+  local fields, records = records_of(states)
+  local found
+  for _, field in ipairs(fields) do
+    local status, since, reason = string.match(records[field], STATE)
     local reply = { "BARRED", string.sub(field, 1, -2), status, since, reason }
     if status == "closed" then
       return reply
@@ -37,4 +53,30 @@ function policies.barred(states, only_closed)
     end
   end
   return found
+end
+
+-- What the nearest account on a quota's own path says of its type, or nil.
+local function enforcement_of(name, records)
+  local account, kind = string.match(name, "^(.*)|([^|]*)$")
+  while account do
+    local said = " " .. (string.match(records[account .. "|"] or "", ENFORCEMENT) or "")
+    local found = string.match(said, " " .. kind .. "=(%a+)") or string.match(said, " %*=(%a+)")
+    if found then
+      return found
+    end
+    account = string.match(account, "^(.*)/")
+  end
+  return nil
+end
+
+-- Mark the states of quotas in the shadow: by what is said of their accounts, else by `unenforced`, the
+-- quota types of the deployment that are (a space before and after each).
+function policies.mark(states, unenforced)
+  local _, records = records_of(states)
+  for _, state in ipairs(states) do
+    local said = enforcement_of(state.name, records)
+    local kind = string.match(state.name, "|([^|]*)$")
+    local is_usual = string.find(unenforced, " " .. kind .. " ", 1, true) ~= nil
+    state.is_in_shadow = said == "shadow" or not said and is_usual
+  end
 end

@@ -19,7 +19,6 @@ A call may act on several quotas of a shard, all or nothing: see lib/shares.
 --- @include "lib/operations"
 --- @lazy "lib/due"
 --- @lazy "lib/shares"
---- @lazy "lib/policies"
 local quotas = {}
 
 local FIELDS_MAX = 200
@@ -94,16 +93,6 @@ function quotas.gather(state, base, tail, fingerprint, others, keys)
     return nil, reply, states
   end
   return states
-end
-
--- The reply that says that an account of the call, or one above it, is not active; with `only_closed`, that
--- one is closed. Nil: none is. Whatever the call acts on, the path of its own account counts.
-function quotas.barred(states, only_closed)
-  if not states[1].has_policies then
-    return nil
-  end
-  local policies = load_policies()
-  return policies.barred(states, only_closed)
 end
 
 -- The error that says that one of them is frozen, or nil.
@@ -363,11 +352,16 @@ function quotas.answer_all(outcome, states)
   return reply
 end
 
--- The reply that refuses, if less is spendable in one of them than is asked of it, or nil.
+-- The reply that refuses, if less is spendable in one of them than is asked of it, or nil. One in the shadow
+-- refuses only what cannot be counted any more.
 function quotas.denied(states)
   for _, state in ipairs(states) do
     if state.asked > 0 and not state.is_counted and state.asked > quotas.spendable(state) then
-      return load_shares().denial(states, quotas.spendable)
+      if not state.is_in_shadow or state.asked > amounts.MAX - state.held then
+        state.is_in_shadow = false
+        return load_shares().denial(states, quotas.spendable)
+      end
+      state.shadowed = "insufficient"
     end
   end
   return nil

@@ -112,11 +112,12 @@ function shares.recall(states, base, tail, fingerprint)
   return nil
 end
 
--- The refusal of a call: of each quota that gates its name, what is asked of it and what it could have admitted.
+-- The refusal of a call: of each quota that may refuse its name, what is asked of it and what it could have
+-- admitted.
 function shares.denial(states, spendable)
   local reply = { "DENIED" }
   for _, state in ipairs(states) do
-    if not state.is_counted then
+    if not state.is_counted and not state.is_in_shadow then
       local count, kept = #reply, state.kept or 0
       reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
       reply[count + 3] = amounts.text(kept + math.max(spendable(state), 0))

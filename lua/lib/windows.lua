@@ -283,13 +283,16 @@ local function look(state, calls, opens, worst)
 end
 
 -- The reply that refuses, if a limit lets through less than is asked: which it is, what is asked of it, what
--- is left, how many milliseconds to wait (empty: never, or nobody knows); then of each quota its name, what
--- is asked of it, and what it could have admitted.
+-- is left, how many milliseconds to wait (empty: never, or nobody knows); then of each quota that may refuse its
+-- name, what is asked of it, and what it could have admitted.
 function windows.refusal(states, calls, opens, spendable)
   local worst
   for _, state in ipairs(states) do
     state.headroom = amounts.MAX
-    if state.limits ~= "" then
+    if state.limits ~= "" and state.is_in_shadow then
+      local would_refuse = look(state, calls, opens)
+      state.shadowed = state.shadowed or would_refuse and "limited" or nil
+    elseif state.limits ~= "" then
       worst = look(state, calls, opens, worst)
     end
   end
@@ -303,10 +306,12 @@ function windows.refusal(states, calls, opens, spendable)
     relief > 0 and relief < amounts.MAX and text(relief - worst.state.now) or "",
   }
   for _, state in ipairs(states) do
-    local count, kept = #reply, state.kept or 0
-    local available = state.is_counted and amounts.MAX or math.max(spendable(state), 0) + kept
-    reply[count + 1], reply[count + 2] = state.name, text(state.asked + kept)
-    reply[count + 3] = text(math.min(available, state.headroom))
+    if not state.is_in_shadow then
+      local count, kept = #reply, state.kept or 0
+      local available = state.is_counted and amounts.MAX or math.max(spendable(state), 0) + kept
+      reply[count + 1], reply[count + 2] = state.name, text(state.asked + kept)
+      reply[count + 3] = text(math.min(available, state.headroom))
+    end
   end
   return reply
 end

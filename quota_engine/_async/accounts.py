@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from quota_engine import flows
 from quota_engine._async.account_moving import AsyncAccountMover, persisted
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.account_moves import AccountMove, checked_move_id, checked_target
-from quota_engine.arguments import checked_text
+from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import AccountStore, Backing
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_account, checked_id, new_id
@@ -18,7 +18,11 @@ from quota_engine.instants import from_ms
 from quota_engine.policies import (
     ACTIVATE,
     CLOSE,
+    ENFORCE,
+    INHERIT,
     MOVE,
+    SET_ENFORCEMENT,
+    SHADOW,
     STATES,
     SUSPEND,
     AccountChange,
@@ -44,6 +48,7 @@ class AsyncAccounts:
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
         self._transport = transport
         self._backing = backing
+        self._settings = settings
         self._mover = AsyncAccountMover(transport, backing, settings)
 
     async def suspend(
@@ -87,6 +92,43 @@ class AsyncAccounts:
     ) -> AccountPolicy:
         """End a suspension, or open a closed account again. One above it may bar it still."""
         return await self._change(ACTIVATE, account, reason, operator, operation_id)
+
+    async def set_enforcement(
+        self,
+        account: str,
+        enforcement: str,
+        quota_types: Iterable[str] | None = None,
+        *,
+        reason: str | None = None,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """
+        Say whether quotas of an account, and of all below it, refuse: ``enforce`` or ``shadow``.
+
+        In the shadow a call is decided as ever; what would have been refused is let through, told
+        (``.shadowed``) and counted. ``inherit``: as the account above says, or the deployment's
+        ``shadow_quota_types``. Of some quota types, or of all. Who is nearest to a quota on its
+        path decides, each quota of a call for itself. Suspended and closed accounts, frozen quotas
+        and backpressure refuse as ever.
+        """
+        if enforcement not in (ENFORCE, SHADOW, INHERIT):
+            raise InvalidArgumentError(
+                f"enforcement must be enforce, shadow or inherit, not {enforcement!r:.80}"
+            )
+        names = () if quota_types is None else tuple(quota_types)
+        if quota_types is not None and (isinstance(quota_types, str) or not names):
+            raise InvalidArgumentError("quota_types must be several names, or None for all")
+        wanted = WantedPolicy(
+            account=checked_account(account),
+            action=SET_ENFORCEMENT,
+            operation_id=self._operation_id(operation_id),
+            operator=checked_text(operator, name="operator"),
+            reason=checked_text(reason, name="reason"),
+            enforcement=enforcement,
+            quota_types=tuple(sorted({checked_type(name, self._settings) for name in names})),
+        )
+        return await self._changed(wanted)
 
     async def move(
         self,
@@ -159,24 +201,31 @@ class AsyncAccounts:
         operator: str | None,
         operation_id: str | None,
     ) -> AccountPolicy:
-        if operation_id is None:
-            operation_id = new_id("change", self._transport.now_ms())
         wanted = WantedPolicy(
             account=checked_account(account),
             action=action,
-            operation_id=checked_id(operation_id, name="operation id"),
+            operation_id=self._operation_id(operation_id),
             operator=checked_text(operator, name="operator"),
             reason=checked_text(reason, name="reason"),
         )
+        return await self._changed(wanted)
+
+    async def _changed(self, wanted: WantedPolicy) -> AccountPolicy:
+        """Change a policy, then tell Redis."""
         changed = await in_thread(self._store.change, wanted, self._now())
         try:
             await self._transport.drive(flows.told(wanted.account))
         except EngineUnavailableError as error:
             raise EngineUnavailableError(
-                f"that {account} is {changed.state} is recorded, but Redis could not be told yet;"
-                f" the workers will, or the same call with the same operation id: {error}"
+                f"that {wanted.account} is {changed.words} is recorded, but Redis could not be"
+                f" told yet; the workers will, or the same call with its operation id: {error}"
             ) from error
         return changed
+
+    def _operation_id(self, given: str | None) -> str:
+        if given is None:
+            return new_id("change", self._transport.now_ms())
+        return checked_id(given, name="operation id")
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()

@@ -34,7 +34,7 @@ from quota_engine.errors import (
 )
 from quota_engine.keys import QuotaName
 from quota_engine.policies import LastKnown
-from quota_engine.refusals import reason_of
+from quota_engine.refusals import SHADOW, reason_of
 from quota_engine.settings import Settings
 from quota_engine.spool import Spool, SpoolError
 from quota_engine.spooled import Spoolable, operation_of, result_of
@@ -127,7 +127,18 @@ class AsyncSpooling:
             self.count_refusal(command.quota, error, called)
             raise
         self._transport.metrics.done(command.script, time.monotonic() - started, result)
+        if shadowed := getattr(result, "shadowed", ()):
+            self._count_shadowed(command.quota, result, shadowed[0].reason, called)
         return result
+
+    def _count_shadowed(
+        self, quota: QuotaName, result: Any, reason: str, called: tuple[str | None, str | None]
+    ) -> None:
+        """Count a call that would have been refused, once."""
+        if not result.replayed:
+            provider, model = called
+            now_ms, refusals = self.now_ms(), self._transport.refusals
+            refusals.count(quota, SHADOW + reason, now_ms, provider=provider, model=model)
 
     def count_refusal(
         self, quota: QuotaName, error: QuotaError, called: tuple[str | None, str | None]

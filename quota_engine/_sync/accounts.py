@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from quota_engine import flows
 from quota_engine._sync.account_moving import AccountMover, persisted
 from quota_engine._sync.transport import Transport
 from quota_engine.account_moves import AccountMove, checked_move_id, checked_target
-from quota_engine.arguments import checked_text
+from quota_engine.arguments import checked_text, checked_type
 from quota_engine.backing import AccountStore, Backing
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_account, checked_id, new_id
@@ -19,7 +19,11 @@ from quota_engine.instants import from_ms
 from quota_engine.policies import (
     ACTIVATE,
     CLOSE,
+    ENFORCE,
+    INHERIT,
     MOVE,
+    SET_ENFORCEMENT,
+    SHADOW,
     STATES,
     SUSPEND,
     AccountChange,
@@ -45,6 +49,7 @@ class Accounts:
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
         self._transport = transport
         self._backing = backing
+        self._settings = settings
         self._mover = AccountMover(transport, backing, settings)
 
     def suspend(
@@ -88,6 +93,43 @@ class Accounts:
     ) -> AccountPolicy:
         """End a suspension, or open a closed account again. One above it may bar it still."""
         return self._change(ACTIVATE, account, reason, operator, operation_id)
+
+    def set_enforcement(
+        self,
+        account: str,
+        enforcement: str,
+        quota_types: Iterable[str] | None = None,
+        *,
+        reason: str | None = None,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """
+        Say whether quotas of an account, and of all below it, refuse: ``enforce`` or ``shadow``.
+
+        In the shadow a call is decided as ever; what would have been refused is let through, told
+        (``.shadowed``) and counted. ``inherit``: as the account above says, or the deployment's
+        ``shadow_quota_types``. Of some quota types, or of all. Who is nearest to a quota on its
+        path decides, each quota of a call for itself. Suspended and closed accounts, frozen quotas
+        and backpressure refuse as ever.
+        """
+        if enforcement not in (ENFORCE, SHADOW, INHERIT):
+            raise InvalidArgumentError(
+                f"enforcement must be enforce, shadow or inherit, not {enforcement!r:.80}"
+            )
+        names = () if quota_types is None else tuple(quota_types)
+        if quota_types is not None and (isinstance(quota_types, str) or not names):
+            raise InvalidArgumentError("quota_types must be several names, or None for all")
+        wanted = WantedPolicy(
+            account=checked_account(account),
+            action=SET_ENFORCEMENT,
+            operation_id=self._operation_id(operation_id),
+            operator=checked_text(operator, name="operator"),
+            reason=checked_text(reason, name="reason"),
+            enforcement=enforcement,
+            quota_types=tuple(sorted({checked_type(name, self._settings) for name in names})),
+        )
+        return self._changed(wanted)
 
     def move(
         self,
@@ -160,24 +202,31 @@ class Accounts:
         operator: str | None,
         operation_id: str | None,
     ) -> AccountPolicy:
-        if operation_id is None:
-            operation_id = new_id("change", self._transport.now_ms())
         wanted = WantedPolicy(
             account=checked_account(account),
             action=action,
-            operation_id=checked_id(operation_id, name="operation id"),
+            operation_id=self._operation_id(operation_id),
             operator=checked_text(operator, name="operator"),
             reason=checked_text(reason, name="reason"),
         )
+        return self._changed(wanted)
+
+    def _changed(self, wanted: WantedPolicy) -> AccountPolicy:
+        """Change a policy, then tell Redis."""
         changed = in_place(self._store.change, wanted, self._now())
         try:
             self._transport.drive(flows.told(wanted.account))
         except EngineUnavailableError as error:
             raise EngineUnavailableError(
-                f"that {account} is {changed.state} is recorded, but Redis could not be told yet;"
-                f" the workers will, or the same call with the same operation id: {error}"
+                f"that {wanted.account} is {changed.words} is recorded, but Redis could not be"
+                f" told yet; the workers will, or the same call with its operation id: {error}"
             ) from error
         return changed
+
+    def _operation_id(self, given: str | None) -> str:
+        if given is None:
+            return new_id("change", self._transport.now_ms())
+        return checked_id(given, name="operation id")
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()

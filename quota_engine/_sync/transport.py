@@ -329,6 +329,7 @@ class Transport:
                 self._settings.horizon_ms,
                 self._settings.due_max,
                 self._settings.outbox_hard_limit,
+                self._settings.unenforced,
             )
             self._contexts[shard] = context
         return redis, context

@@ -16,7 +16,7 @@ from quota_engine.cli.opening import (
     parse_instant,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
-from quota_engine.cli.policies import activate, close, move, policy, suspend
+from quota_engine.cli.policies import activate, close, enforcement, move, policy, suspend
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
@@ -260,6 +260,9 @@ def explain(
         if limits := [limit for scope in told.scopes for limit in scope.limits]:
             typer.echo("limits:")
             print_rows(limits, LIMITS, as_json=False)
+        for one in told.shadowed:
+            name = f"{one.account} {one.quota_type}"
+            typer.echo(f"in the shadow: {name} would refuse it: {one.reason}")
         if told.fix:
             typer.echo(f"to do: {told.fix}")
         if told.statement is not None:
@@ -291,7 +294,7 @@ def cancel(
         typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
 
 
-for act in (suspend, close, activate, move, policy):
+for act in (suspend, close, activate, enforcement, move, policy):
     app.command()(act)
 
 

@@ -16,7 +16,10 @@ OperationId = Annotated[
     str | None, typer.Option("--id", help="Your own id: by it, it is done once.")
 ]
 
-POLICY = ("account", "state", "since", "reason", "revision", "changed_by", "changed_at")
+POLICY = (
+    *("account", "state", "since", "reason", "enforcement", "revision", "changed_by"),
+    "changed_at",
+)
 CHANGES = ("at", "action", "before", "after", "operator", "reason", "operation_id")
 
 
@@ -115,6 +118,36 @@ def move(
         typer.echo("open holds are left at the old place: the workers bring what they leave over")
 
 
+def enforcement(
+    account: Account,
+    mode: Annotated[str, typer.Argument(help="shadow, enforce, or inherit: as the one above.")],
+    *,
+    quota_types: Annotated[
+        list[str] | None, typer.Option("--type", help="Of this quota type; several. Default: all.")
+    ] = None,
+    reason: Why = None,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Say whether an account's quotas, and those below it, refuse, or only tell what they would.
+
+    In the shadow nothing is refused but what is suspended, frozen or presses; what would have been
+    is let through and counted: see reports refusals.
+
+    Example: quota-engine accounts enforcement acme shadow --type text_token --reason "trial run"
+    """
+    with opened_engine() as engine:
+        changed = engine.accounts.set_enforcement(
+            *(account, mode, quota_types or None),
+            reason=reason,
+            operator=operator,
+            operation_id=operation_id,
+        )
+    print_facts(changed, as_json=as_json, fields=POLICY)
+
+
 def policy(
     account: Annotated[
         str | None, typer.Argument(help="Default: every account that was ever changed.")
@@ -133,7 +166,7 @@ def policy(
     with opened_engine() as engine:
         if account is None:
             found = engine.accounts.list(state=state)
-            print_rows(found, POLICY, as_json=as_json, empty="every account is active")
+            print_rows(found, POLICY, as_json=as_json, empty="nothing is said of any")
             return
         standing, history = engine.accounts.get(account), engine.accounts.history(account)
     if as_json:
@@ -143,6 +176,9 @@ def policy(
     if standing.decided_by not in (None, account):
         said += f", since {standing.decided_by} is"
     typer.echo(f"{said}: {standing.reason}" if standing.reason else said)
+    if standing.enforcement:
+        said = ", ".join(f"{name} {mode}" for name, mode in standing.enforcement.items())
+        typer.echo(f"enforcement: {said}")
     print_rows((standing.own, *standing.above), POLICY, as_json=False)
     if history:
         typer.echo("\nchanges:")

@@ -44,7 +44,7 @@ def flat(report: UsageReport, row: ReportRow) -> dict[str, Any]:
 def refusal_columns(report: RefusalReport, row: RefusalRow) -> dict[str, Any]:
     """Return a row of a report of refusals as plain columns, one for each reason there is."""
     told: dict[str, Any] = {name: getattr(row, name) for name in report.by}
-    for name in ("calls", "refused", "refusal_rate", "failed", "error_rate"):
+    for name in ("calls", "refused", "would_be_refused", "refusal_rate", "failed", "error_rate"):
         told[name] = getattr(row, name)
     return told | {reason: row.reasons.get(reason, 0) for reason in report.total.reasons}
 

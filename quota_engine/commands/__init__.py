@@ -34,7 +34,7 @@ from quota_engine.commands.operations import (
     CancelOperation,
     NotRemembered,
 )
-from quota_engine.commands.policies import ReadAccounts, SetAccount
+from quota_engine.commands.policies import AccountsRead, ReadAccounts, SetAccount
 from quota_engine.commands.quotas import (
     Allocation,
     Balance,
@@ -56,7 +56,7 @@ from quota_engine.commands.refunds import (
     RefundRequest,
 )
 from quota_engine.commands.repairs import RecordedRepair, RecordRepair
-from quota_engine.commands.shares import ScopeChange, Share, SharedCommand
+from quota_engine.commands.shares import ScopeChange, Shadowed, Share, SharedCommand
 from quota_engine.commands.snapshots import (
     GrantState,
     HoldState,
@@ -95,6 +95,7 @@ from quota_engine.commands.transfers import (
 from quota_engine.commands.usage import RecordedUsage, RecordUsage
 
 __all__ = [
+    "AccountsRead",
     "Action",
     "Allocation",
     "AwaitDrain",
@@ -163,6 +164,7 @@ __all__ = [
     "SetLimit",
     "SetLimits",
     "SetOverdraftLimit",
+    "Shadowed",
     "Share",
     "SharedCommand",
     "Snapshot",

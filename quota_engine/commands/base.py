@@ -33,6 +33,8 @@ class Context:
     due_max: int = 32
     #: Entries that may wait to be persisted before what is new is refused.
     outbox_max: int = AMOUNT_MAX
+    #: Quota types that refuse nothing unless an account says so, a space before and after each.
+    unenforced: str = ""
 
     @property
     def now(self) -> Argument:

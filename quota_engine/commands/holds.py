@@ -13,8 +13,11 @@ from quota_engine.commands.quotas import Allocation, allocations_of
 from quota_engine.commands.replies import barred, denial, error_from, exceeding
 from quota_engine.commands.shares import (
     ScopeChange,
+    Shadowed,
     Share,
     SharedCommand,
+    shadowed_in,
+    shadowed_of,
     shares_print,
     shares_text,
     split_answers,
@@ -46,6 +49,8 @@ class PlacedHold:
     shares: tuple[Share, ...] = ()
     #: What it did to those of them that limit it.
     scopes: tuple[ScopeChange, ...] = ()
+    #: Which of all these quotas would have refused it, but are in the shadow.
+    shadowed: tuple[Shadowed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +66,8 @@ class ExtendedHold:
     offline: bool = False
     #: As ``PlacedHold.shares``, with the totals now.
     shares: tuple[Share, ...] = ()
+    #: Which quotas would have refused the growth, but are in the shadow. A repeat does not tell.
+    shadowed: tuple[Shadowed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +136,12 @@ class PlaceHold(SharedCommand[PlacedHold]):
         return (
             *writing_argv(context, self.quota),
             *(*rest, self.details, context.outbox_max, others, int(self.is_dry)),
+            context.unenforced,
         )
 
     def parse(self, reply: Reply) -> PlacedHold:
         match reply:
-            case ["ADMITTED", expires_at_ms, balance, version]:
+            case ["ADMITTED", expires_at_ms, balance, version, *told]:
                 return PlacedHold(
                     hold_id=self.hold_id,
                     account=self.quota.account,
@@ -144,6 +152,7 @@ class PlaceHold(SharedCommand[PlacedHold]):
                     version=int(version),
                     dry_run=True,
                     shares=self.shares,
+                    shadowed=shadowed_of(told),
                 )
             case ["PLACED" | "REPLAYED" as outcome, *lines]:
                 own, scopes = split_answers(lines)
@@ -159,6 +168,7 @@ class PlaceHold(SharedCommand[PlacedHold]):
                     replayed=outcome == "REPLAYED",
                     shares=self.shares,
                     scopes=scopes,
+                    shadowed=shadowed_in(self.quota, lines),
                 )
             case ["DENIED", *told]:
                 raise denial(told)
@@ -199,12 +209,12 @@ class ExtendHold(SharedCommand[ExtendedHold]):
         others = shares_text(self.quota, self.shares)
         return (
             *writing_argv(context, self.quota),
-            *(self.hold_id, *rest, context.outbox_max, others),
+            *(self.hold_id, *rest, context.outbox_max, others, context.unenforced),
         )
 
     def parse(self, reply: Reply) -> ExtendedHold:
         match reply:
-            case ["EXTENDED", amount, expires_at_ms]:
+            case ["EXTENDED", amount, expires_at_ms, *told]:
                 return ExtendedHold(
                     hold_id=self.hold_id,
                     account=self.quota.account,
@@ -212,6 +222,7 @@ class ExtendHold(SharedCommand[ExtendedHold]):
                     amount=int(amount),
                     expires_at=from_ms(int(expires_at_ms)),
                     shares=self.shares,
+                    shadowed=shadowed_of(told),
                 )
             case ["DENIED", *told]:
                 raise denial(told)

@@ -47,9 +47,17 @@ class SetAccount(Command[str]):
         raise EngineFault(f"set_account answered {reply!r}")
 
 
+@dataclass(frozen=True, slots=True)
+class AccountsRead:
+    """What is said of a path: who of it is not active; whether the quota refuses nothing."""
+
+    barred: AccountBarredError | None = None
+    is_in_shadow: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReadAccounts(Command[AccountBarredError | None]):
-    """Say which account on a path is not active, if any. See ``lua/read_accounts.lua``."""
+class ReadAccounts(Command[AccountsRead]):
+    """Say what counts of the accounts on a path. See ``lua/read_accounts.lua``."""
 
     script: ClassVar[str] = "read_accounts"
 
@@ -59,12 +67,12 @@ class ReadAccounts(Command[AccountBarredError | None]):
         return (keys.versions,)
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        return (context.epoch, str(self.quota))
+        return (context.epoch, str(self.quota), context.unenforced)
 
-    def parse(self, reply: Reply) -> AccountBarredError | None:
+    def parse(self, reply: Reply) -> AccountsRead:
         match reply:
-            case ["OPEN"]:
-                return None
+            case ["OPEN" | "SHADOW" as outcome]:
+                return AccountsRead(is_in_shadow=outcome == "SHADOW")
             case ["BARRED", *told]:
-                return barred(told)
+                return AccountsRead(barred(told))
         raise EngineFault(f"read_accounts answered {reply!r}")

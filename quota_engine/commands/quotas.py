@@ -12,8 +12,10 @@ from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.replies import barred, denial, exceeding
 from quota_engine.commands.shares import (
     ScopeChange,
+    Shadowed,
     Share,
     SharedCommand,
+    shadowed_in,
     shares_print,
     shares_text,
     split_answers,
@@ -58,6 +60,8 @@ class Debited:
     spooled: bool = False
     #: What it did to further quotas: of other types, of the accounts above.
     scopes: tuple[ScopeChange, ...] = ()
+    #: Which of all these quotas would have refused it, but are in the shadow.
+    shadowed: tuple[Shadowed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +173,8 @@ class Debit(SharedCommand[Debited]):
     def argv(self, context: Context) -> Sequence[Argument]:
         rest = (self.operation_id, self.fingerprint, self.amount, self.details)
         others = shares_text(self.quota, self.shares)
-        return (*writing_argv(context, self.quota), *rest, context.outbox_max, others)
+        more = (context.outbox_max, others, context.unenforced)
+        return (*writing_argv(context, self.quota), *rest, *more)
 
     def parse(self, reply: Reply) -> Debited:
         match reply:
@@ -187,6 +192,7 @@ class Debit(SharedCommand[Debited]):
                     allocations=allocations_of(answer.movements),
                     replayed=outcome == "REPLAYED",
                     scopes=scopes,
+                    shadowed=shadowed_in(self.quota, lines),
                 )
             case ["DENIED", *told]:
                 raise denial(told)

@@ -7,7 +7,7 @@ several quota types at once, in one script: all or nothing. See ``lua/lib/shares
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 #: Lines of one answer: fingerprint, version ... movements.
 ANSWER_LINES = 10
+#: Which of them tells flags.
+FLAGS_LINE = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,19 @@ class ScopeChange:
     held: int
     version: int
     late: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadowed:
+    """
+    A quota in the shadow that would have refused what it let through.
+
+    ``reason``: ``insufficient``, it had too little; or ``limited``, by one of its limits.
+    """
+
+    account: str
+    quota_type: str
+    reason: str
 
 
 class SharedCommand(Command[T]):
@@ -102,6 +117,29 @@ def split_answers(lines: Sequence[str]) -> tuple[Sequence[str], tuple[ScopeChang
     others = range(ANSWER_LINES, len(lines), ANSWER_LINES + 1)
     return lines[:ANSWER_LINES], tuple(
         _change(lines[place], lines[place + 1 : place + 1 + ANSWER_LINES]) for place in others
+    )
+
+
+def shadowed_in(first: QuotaName, lines: Sequence[str]) -> tuple[Shadowed, ...]:
+    """Return which quotas of an answer would have refused, by the flags of their entries."""
+    names = [str(first), *lines[ANSWER_LINES :: ANSWER_LINES + 1]]
+    flags = lines[FLAGS_LINE :: ANSWER_LINES + 1]
+    if not any("shadow" in words for words in flags):
+        return ()
+    return shadowed_of(
+        word
+        for name, words in zip(names, flags, strict=True)
+        if "shadow" in words
+        for word in (name, words.rpartition(" ")[2])
+    )
+
+
+def shadowed_of(words: Iterable[str]) -> tuple[Shadowed, ...]:
+    """Return the quotas that a reply names, each with its reason behind it."""
+    told = iter(words)
+    return tuple(
+        Shadowed(account=quota.account, quota_type=quota.quota_type, reason=reason)
+        for quota, reason in ((QuotaName.parse(name), next(told)) for name in told)
     )
 
 

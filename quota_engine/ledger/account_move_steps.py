@@ -193,7 +193,7 @@ def _turn_policies(connection: Connection, move: AccountMove, was: str, at: date
             continue
         place = move.place_of(policy.account)
         before = AccountPolicy(account=place)
-        after = replace(policy, account=place, revision=1, changed_at=at)
+        after = replace(policy, account=place, revision=1, changed_at=at, moved_to=None)
         keep_policy(connection, after)
         told = WantedPolicy(
             account=place,

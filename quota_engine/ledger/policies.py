@@ -28,7 +28,9 @@ from quota_engine.policies import (
     WantedPolicy,
     applied,
     barred_error,
+    enforcement_text,
     fields_of,
+    parse_enforcement,
     record_of,
     strictest,
 )
@@ -177,7 +179,8 @@ def unsent(connection: Connection, limit: int) -> list[str]:
 
 def restricting_accounts(connection: Connection) -> list[str]:
     """Return the accounts of whose policies scripts must know."""
-    query = select(accounts.c.account).where(accounts.c.state != ACTIVE)
+    table = accounts
+    query = select(table.c.account).where((table.c.state != ACTIVE) | (table.c.enforcement != ""))
     return list(connection.execute(query).scalars())
 
 
@@ -258,11 +261,13 @@ WHERE EXISTS (
 
 def policy_of(row: Row[Any]) -> AccountPolicy:
     """Return the policy that a row keeps."""
-    return AccountPolicy(**{name: getattr(row, name) for name in POLICY})
+    facts = {name: getattr(row, name) for name in POLICY}
+    return AccountPolicy(**facts, enforcement=parse_enforcement(row.enforcement))
 
 
 def keep_policy(connection: Connection, policy: AccountPolicy) -> None:
     """Record a policy as it is now."""
     values = {name: getattr(policy, name) for name in POLICY}
+    values["enforcement"] = enforcement_text(policy.enforcement)
     made = postgresql.insert(accounts).values(**values)
     connection.execute(made.on_conflict_do_update(index_elements=["account"], set_=values))

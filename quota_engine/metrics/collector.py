@@ -26,6 +26,8 @@ NEW, REPLAYED, SPOOLED, OFFLINE = "new", "replayed", "spooled", "offline"
 
 #: Operations whose answers tell of a shortfall of their own.
 CHARGES = frozenset({"debit", "debit_used", "capture_hold"})
+#: Operations whose answers tell which quotas would have refused.
+ADMISSIONS = frozenset({"place_hold", "extend_hold", "debit"})
 
 #: What an error counts as; of several classes that fit, the nearest. Others are ``other``.
 REASONS: Mapping[type[errors.QuotaError], tuple[str, str]] = {
@@ -82,6 +84,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._operations: dict[str, _Operation] = {}
         self._shortfalls: dict[str, int] = {}
+        self._shadowed: dict[tuple[str, str], int] = {}
 
     def add_source(self, source: Callable[[], Iterator[Sample]]) -> None:
         """Let ``samples`` yield what ``source`` counts, too."""
@@ -100,8 +103,14 @@ class Metrics:
         is_charge = reason == NEW and operation in CHARGES
         shortfall = result.shortfall if is_charge else 0
         is_late = is_charge and getattr(result, "late", False)
+        is_admission = reason == NEW and operation in ADMISSIONS
+        is_made = is_admission and not getattr(result, "dry_run", False)
+        shadowed = result.shadowed if is_made else ()
         with self._lock:
             counted = self._count(operation, seconds, (ADMITTED, reason))
+            for one in shadowed:
+                place = operation, one.reason
+                self._shadowed[place] = self._shadowed.get(place, 0) + 1
             if shortfall:
                 kind = result.quota_type
                 self._shortfalls[kind] = self._shortfalls.get(kind, 0) + shortfall
@@ -142,6 +151,9 @@ class Metrics:
                 late += counted.late
             for quota_type, units in self._shortfalls.items():
                 found.append(Sample("shortfall_units_total", units, {"quota_type": quota_type}))
+            for (operation, reason), count in self._shadowed.items():
+                named = {"operation": operation, "reason": reason}
+                found.append(Sample("shadowed_total", count, named))
         found.append(Sample("late_captures_total", late))
         for source in self._sources:
             found += source()

@@ -79,6 +79,13 @@ def _client() -> Iterator[Metric]:
         ("quota_type",),
     )
     yield Metric(
+        "shadowed_total",
+        Kind.COUNTER,
+        "Quotas that would have refused a call, and let it through: they are in the shadow."
+        " `reason`: `insufficient` or `limited`.",
+        ("operation", "reason"),
+    )
+    yield Metric(
         "late_captures_total",
         Kind.COUNTER,
         "Captures of a hold that was no longer open: estimates of duration are too short.",

@@ -42,8 +42,19 @@ class Refusals:
     ) -> None:
         """Count a refused call; an error that is no refusal is not counted."""
         reason = reason_of(error)
-        if reason is None:
-            return
+        if reason is not None:
+            self.count(quota, reason, now_ms, provider=provider, model=model)
+
+    def count(
+        self,
+        quota: QuotaName,
+        reason: str,
+        now_ms: int,
+        *,
+        provider: str | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Count a call by the reason for which it was, or would have been, refused."""
         names = (counted_name(provider).strip().lower(), counted_name(model))
         refused = Refused(now_ms // DAY_MS, quota.account, quota.quota_type, *names, reason)
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quota_engine import events
 from quota_engine.quotas.counting import Asking
-from quota_engine.quotas.deciding import DUE_MAX, Deciding, all_or_nothing
+from quota_engine.quotas.deciding import DUE_MAX, Deciding, all_or_nothing, flags_of
 from quota_engine.quotas.log import Answer, answered
 from quota_engine.quotas.parts import Hold, Refused
 
@@ -24,6 +24,7 @@ class Charging(Deciding):
         details: str = "",
         due_max: int = DUE_MAX,
         is_counted: bool = False,
+        is_in_shadow: bool = False,
     ) -> Answer:
         """Set quota aside for a while; with ``is_counted`` it only counts in limits."""
         if repeated := self._repeated(hold_id, fingerprint):
@@ -32,7 +33,8 @@ class Charging(Deciding):
             raise Refused("IDEMPOTENCY_CONFLICT")
         self._refuse_if_frozen()
         self._bring_up(now_ms, due_max)
-        self._admit(now_ms, Asking(amount, calls=1, holds=1), is_counted=is_counted)
+        modes = {"is_counted": is_counted, "is_in_shadow": is_in_shadow}
+        shadowed = self._admit(now_ms, Asking(amount, calls=1, holds=1), **modes)
         parts = [] if is_counted else self._take(amount, for_hold=True)
         at_ms = self._count(now_ms, amount, calls=1)
         self.holds[hold_id] = Hold(hold_id, amount, now_ms + ttl_ms, parts, at_ms, is_counted)
@@ -43,7 +45,7 @@ class Charging(Deciding):
             amount=amount,
             fingerprint=fingerprint,
             subject=hold_id,
-            flags=events.COUNTED if is_counted else "",
+            flags=flags_of(is_counted=is_counted, shadowed=shadowed),
             terms=str(now_ms + ttl_ms),
             details=details,
         )
@@ -61,6 +63,7 @@ class Charging(Deciding):
         ttl_ms: int = 0,
         details: str = "",
         due_max: int = DUE_MAX,
+        is_in_shadow: bool = False,
     ) -> Answer:
         """Let a hold grow to a new total, or live ``ttl_ms`` from now; 0 keeps what it has."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -75,13 +78,14 @@ class Charging(Deciding):
                 return ("EXTENDED", repeated[3], repeated[9])
             was_open = self._happened(hold_id, f"{hold_id}:expire")
             raise Refused("HOLD_CLOSED" if was_open else "HOLD_NOT_FOUND")
-        growth = 0 if repeated or not amount else amount - hold.amount
+        growth, shadowed = 0 if repeated or not amount else amount - hold.amount, ""
         if growth < 0:
             raise Refused("HOLD_SHRINKS")
         if growth:
             self._refuse_if_frozen()
             asking = Asking(amount, kept=hold.amount, kept_at_ms=hold.counts_at_ms)
-            self._admit(now_ms, asking, is_counted=hold.is_counted)
+            modes = {"is_counted": hold.is_counted, "is_in_shadow": is_in_shadow}
+            shadowed = self._admit(now_ms, asking, **modes)
             if not hold.is_counted:
                 hold.parts = hold.parts + self._take(growth, for_hold=True)
             if self.limits:
@@ -98,11 +102,12 @@ class Charging(Deciding):
                 amount=amount,
                 fingerprint=fingerprint,
                 subject=hold_id,
-                flags=events.COUNTED if hold.is_counted else "",
+                flags=flags_of(is_counted=hold.is_counted, shadowed=shadowed),
                 terms=str(hold.expires_at_ms),
                 details=details,
             )
-        return ("EXTENDED", str(hold.amount), str(hold.expires_at_ms))
+        told = (self.name, shadowed) if shadowed else ()
+        return ("EXTENDED", str(hold.amount), str(hold.expires_at_ms), *told)
 
     @all_or_nothing
     def capture_hold(
@@ -203,6 +208,7 @@ class Charging(Deciding):
         details: str = "",
         due_max: int = DUE_MAX,
         is_counted: bool = False,
+        is_in_shadow: bool = False,
     ) -> Answer:
         """Take units at once, or with ``already_used`` charge what can be paid."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -210,11 +216,13 @@ class Charging(Deciding):
         if not already_used:
             self._refuse_if_frozen()
         self._bring_up(now_ms, due_max)
+        shadowed = ""
         if not already_used:
-            self._admit(now_ms, Asking(amount, calls=1), is_counted=is_counted)
+            modes = {"is_counted": is_counted, "is_in_shadow": is_in_shadow}
+            shadowed = self._admit(now_ms, Asking(amount, calls=1), **modes)
         shortfall = 0 if is_counted else self._charge(amount)
         self._count(now_ms, amount, calls=1)
-        flags = f"{'used' if already_used else ''} {events.COUNTED if is_counted else ''}"
+        used = "used" if already_used else ""
         entry = self._write(
             events.QUOTA_DEBITED,
             now_ms,
@@ -222,7 +230,7 @@ class Charging(Deciding):
             amount=amount,
             shortfall=shortfall,
             fingerprint=fingerprint,
-            flags=flags.strip(),
+            flags=flags_of(used, is_counted=is_counted, shadowed=shadowed),
             details=details,
         )
         return answered("DEBITED", entry)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 from quota_engine import events
+from quota_engine.amounts import AMOUNT_MAX
 from quota_engine.quotas.counting import Asking, Counting
 from quota_engine.quotas.log import Answer, answered
 from quota_engine.quotas.parts import Refused
@@ -62,7 +63,30 @@ class Deciding(Counting):
         while self._due_count(now_ms):
             self._apply(self.changes()[0])
 
-    def _admit(self, now_ms: int, asking: Asking, *, is_counted: bool = False) -> None:
-        if not is_counted and asking.units - asking.kept > self.spendable:
-            raise Refused("DENIED", asking.kept + max(self.spendable, 0))
-        self._refuse_beyond_limits(now_ms, asking)
+    def _admit(
+        self,
+        now_ms: int,
+        asking: Asking,
+        *,
+        is_counted: bool = False,
+        is_in_shadow: bool = False,
+    ) -> str:
+        """Refuse what is too much; in the shadow return why it would be, or nothing."""
+        shadowed, more = "", asking.units - asking.kept
+        if not is_counted and more > self.spendable:
+            if not is_in_shadow or more > AMOUNT_MAX - self.held:
+                raise Refused("DENIED", asking.kept + max(self.spendable, 0))
+            shadowed = "insufficient"
+        try:
+            self._refuse_beyond_limits(now_ms, asking)
+        except Refused as refused:
+            if not is_in_shadow or refused.code != "EXCEEDED":
+                raise
+            shadowed = shadowed or "limited"
+        return shadowed
+
+
+def flags_of(*words: str, is_counted: bool, shadowed: str = "") -> str:
+    """Return the flags of an entry."""
+    told = [*words, events.COUNTED if is_counted else "", f"shadow {shadowed}" if shadowed else ""]
+    return " ".join(word for word in told if word)

@@ -64,7 +64,11 @@ INVARIANTS = {
         JOIN quotas q USING (account, quota_type)
         WHERE held_after < 0 OR debt_after < 0 OR (
             balance_after - held_after < -q.overdraft_limit AND NOT late
-            AND kind NOT IN ('grant.expired', 'grant.voided')
+            AND kind NOT IN ('grant.expired', 'grant.voided') AND NOT EXISTS (
+                SELECT FROM ledger_entries s
+                WHERE (s.account, s.quota_type) = (e.account, e.quota_type)
+                    AND s.version <= e.version AND s.flags LIKE '%shadow%'
+            )
         )
     """,
     "I8 a hold ends once": """

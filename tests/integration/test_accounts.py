@@ -27,12 +27,15 @@ from quota_engine import (
     IdempotencyConflictError,
     InvalidArgumentError,
     QuotaEngine,
+    QuotaInsufficientError,
+    Shadowed,
     TransferRefusedError,
 )
 from quota_engine.embedded import ValkeyServer
 from quota_engine.errors import QuotaError
 from quota_engine.jobs.policies import tell_policies
 from quota_engine.jobs.schedule import Scheduler
+from quota_engine.jobs.verify import verify
 from quota_engine.keys import ShardKeys, shard_of
 from quota_engine.policies import SUSPEND, WantedPolicy
 from tests.commands import Cli
@@ -43,7 +46,8 @@ pytestmark = pytest.mark.anyio
 
 USER, TEAM, ACME, OTHER = "acme/team-7/user-42", "acme/team-7", "acme", "other"
 TOKENS = "text_token"
-UNPAID: dict[str, Any] = {"reason": "unpaid", "operator": "ann"}
+ANN: dict[str, Any] = {"operator": "ann"}
+UNPAID: dict[str, Any] = {"reason": "unpaid", **ANN}
 
 
 async def say(call: Engines, verb: str, *args: Any, **kwargs: Any) -> Any:
@@ -213,6 +217,59 @@ def test_a_kill_switch_stops_eight_processes_within_the_call(
         assert engine.reconcile().drifts == ()
 
 
+async def test_in_the_shadow_nothing_is_refused_and_everything_is_told(call: Engines) -> None:
+    await call("issue_grant", USER, TOKENS, 100)
+    await call("issue_grant", TEAM, TOKENS, 1_000)
+    await say(call, "set_enforcement", ACME, "shadow", reason="trial run", **ANN)
+    hold = await call("place_hold", USER, TOKENS, 300)
+    told = Shadowed(account=USER, quota_type=TOKENS, reason="insufficient")
+    assert hold.shadowed == (told,)
+    assert (await call("place_hold", USER, TOKENS, 300, dry_run=True)).shadowed == (told,)
+    explained = await call("explain", USER, TOKENS, 300)
+    assert (explained.admitted, explained.shadowed) == (True, (told,))
+    captured = await call("capture_hold", hold, 250)
+    assert (captured.shortfall, captured.scopes[0].shortfall) == (150, 0)
+    assert (await call("debit", "acme/nobody", "image", 3)).shadowed[0].account == "acme/nobody"
+    await say(call, "set_enforcement", TEAM, "enforce", [TOKENS])
+    await say(call, "set_enforcement", USER, "shadow")
+    with pytest.raises(QuotaInsufficientError) as refused:
+        await call("debit", USER, TOKENS, 800)
+    assert refused.value.account == TEAM, "the nearest to each quota decides"
+    await say(call, "set_enforcement", USER, "inherit")
+    standing = await say(call, "get", USER)
+    assert standing.enforcement == {"*": "shadow", TOKENS: "enforce"}
+    for wrong in (("off",), ("shadow", []), ("shadow", TOKENS), ("shadow", ["no-type"])):
+        with pytest.raises(InvalidArgumentError):
+            await say(call, "set_enforcement", ACME, *wrong)
+    counted = call.engine._transport.refusals.take()
+    reasons = {(one.account, one.reason): count for one, count in counted.items()}
+    assert reasons == {
+        (USER, "shadow_insufficient"): 1,
+        ("acme/nobody", "shadow_insufficient"): 1,
+        (USER, "insufficient"): 1,
+    }, "one count for a call"
+    shadowed = {
+        sample.labels["operation"]: sample.value
+        for sample in call.engine.metrics.samples()
+        if sample.name == "shadowed_total"
+    }
+    assert shadowed == {"place_hold": 1, "debit": 1}, "a question is no call"
+    await call("drain")
+    assert list(verify(call.engine.deployment.ledger)) == []
+    assert (await call("reconcile")).drifts == ()
+
+
+def test_the_deployment_s_types_are_in_the_shadow(redis_url: str, database_url: str) -> None:
+    settings: dict[str, Any] = {"shadow_quota_types": f"image,{TOKENS}"}
+    with QuotaEngine.open(redis_url, database_url, **settings) as engine:
+        assert engine.debit(USER, TOKENS, 5).shortfall == 5
+        engine.accounts.set_enforcement(USER, "enforce")
+        with pytest.raises(QuotaInsufficientError):
+            engine.debit(USER, TOKENS, 5)
+        with pytest.raises(QuotaInsufficientError):
+            engine.debit(OTHER, "credit", 5)
+
+
 # -- whatever dies
 
 
@@ -331,4 +388,7 @@ def test_the_command_line_suspends_shows_and_activates(cli: Cli) -> None:
     assert cli.run("grants", "issue", ACME, TOKENS, "5").code == 1
     assert cli.json("accounts", "activate", ACME)["state"] == "active"
     assert cli.run("accounts", "suspend", ACME).code == 2
-    assert "every account is active" in cli.done("accounts", "policy", "--state", "closed")
+    cli.done("accounts", "enforcement", ACME, "shadow", "--type", TOKENS, "--type", "credit")
+    assert "text_token shadow" in cli.done("accounts", "policy", "acme/x")
+    assert "in the shadow" in cli.done("accounts", "explain", ACME, TOKENS, "5")
+    assert "nothing is said of any" in cli.done("accounts", "policy", "--state", "closed")

@@ -11,7 +11,7 @@ from quota_engine.commands import PlaceHold, ReadAccounts, SetAccount, Share
 from quota_engine.flows import set_account
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName, parents_of
-from quota_engine.policies import MARK, AccountPolicy, field_of, record_of
+from quota_engine.policies import MARK, AccountPolicy, field_of, parse_enforcement, record_of
 from tests.lua.scenes import NAME, OTHER, WRITING, Scene, meets
 from tests.shards import NOON_MS, WRITING_ROWS, Raw
 
@@ -167,3 +167,108 @@ def test_a_path_is_read_without_a_quota(scene: Scene) -> None:
 def test_no_quota_has_the_field_of_an_account() -> None:
     assert str(field_of("acme")) == "acme|"
     assert {str(field_of("a|")), str(field_of("a"))} == {"a||", "a|"}
+
+
+# -- the shadow
+
+
+def shade(scene: Scene, account: str, text: str, revision: int = 1) -> None:
+    """Say of an account which of its quota types refuse nothing."""
+    said = AccountPolicy(account=account, revision=revision, enforcement=parse_enforcement(text))
+    assert scene.call(set_account(said)) == ["SET"]
+
+
+def flags_of(scene: Scene) -> list[tuple[str, str]]:
+    return [(entry.kind, entry.flags) for entry in scene.entries()][2:]
+
+
+def test_in_the_shadow_what_would_be_refused_is_let_through_and_told(scene: Scene) -> None:
+    scene.funded()
+    shade(scene, NAME.account, "text_token=shadow")
+    placed = scene.place("over", 120)
+    assert (placed[0], placed[6], placed[8]) == ("PLACED", "130", "shadow insufficient")
+    assert scene.place("over", 120) == ["REPLAYED", *placed[1:]]
+    assert scene.debit("d", 5)[3:9] == ["5", "5", "100", "130", "0", "shadow insufficient"]
+    assert scene.extend("h", 20) == [
+        "EXTENDED",
+        "20",
+        f"{NOON_MS + 60_000}",
+        str(NAME),
+        "insufficient",
+    ]
+    assert scene.capture("over", 120)[3:6] == ["120", "30", "10"], "the capture rule"
+    assert scene.capture("h", 20)[3:6] == ["20", "10", "0"]
+    assert flags_of(scene) == [
+        ("hold.placed", "shadow insufficient"),
+        ("quota.debited", "shadow insufficient"),
+        ("hold.extended", "shadow insufficient"),
+        ("hold.captured", ""),
+        ("hold.captured", ""),
+    ]
+    scene.issue("more", 10)
+    assert scene.place("within", 10)[8] == "", "what it can pay is admitted as ever"
+
+
+def test_limits_are_in_the_shadow_as_what_a_quota_has_is(scene: Scene) -> None:
+    scene.funded()
+    scene.set_limit(1, "minute", of="calls")
+    assert scene.place("one", 1)[0] == "PLACED"
+    assert scene.place("two", 1)[0] == "EXCEEDED"
+    shade(scene, ABOVE, "*=shadow")
+    assert scene.place("two", 1)[8] == "shadow limited"
+    dry = PlaceHold(quota=NAME, hold_id="dry", amount=1, ttl_ms=1_000, is_dry=True)
+    assert scene.call(dry)[4:] == [str(NAME), "limited"]
+    assert scene.debit("d", 1)[8] == "shadow limited"
+    assert scene.debit("e", 200)[8] == "shadow insufficient"
+
+
+def test_who_is_nearest_decides_on_enforcement(scene: Scene) -> None:
+    scene.funded()
+    for account, text, is_admitted in (
+        (ABOVE, "*=shadow", True),
+        (ABOVE, "credit=shadow", False),
+        (ABOVE, "*=shadow text_token=enforce", False),
+        (ABOVE, "text_token=shadow", True),
+        (NAME.account, "credit=enforce", True),
+        (NAME.account, "*=enforce", False),
+        (NAME.account, "*=enforce text_token=shadow", True),
+    ):
+        number = scene.client.hlen(scene.keys.versions) + len(scene.entries())
+        scene.client.hdel(scene.keys.versions, f"{account}|")
+        shade(scene, account, text)
+        row = scene.debit(f"d{number}", 1_000)[0]
+        assert row == ("DEBITED" if is_admitted else "DENIED"), (account, text)
+
+
+def test_the_deployment_s_types_are_in_the_shadow_where_no_account_says_otherwise(
+    scene: Scene,
+) -> None:
+    scene.funded()
+    assert scene.run("place_hold", unenforced=" credit ")[0] == "PLACED"
+    asked = PlaceHold(quota=NAME, hold_id="over", amount=500, ttl_ms=1_000)
+    assert scene.call(asked, unenforced=" credit text_tokens ")[0] == "DENIED"
+    assert scene.call(asked, unenforced=" credit text_token ")[8] == "shadow insufficient"
+    shade(scene, ABOVE, "*=enforce")
+    refused = replace(asked, hold_id="other")
+    assert scene.call(refused, unenforced=" credit text_token ")[0] == "DENIED"
+
+
+def test_frozen_barred_pressed_and_uncountable_are_never_in_the_shadow(scene: Scene) -> None:
+    scene.funded()
+    shade(scene, ABOVE, "*=shadow")
+    assert scene.place("all", 2**53 - 12)[8] == "shadow insufficient"
+    assert scene.place("more", 5)[0] == "DENIED", "nobody could count it"
+    assert scene.run("debit", outbox_max=1) == ["BACKPRESSURE"]
+    scene.freeze()
+    assert scene.run("debit") == ["QUOTA_FROZEN"]
+    say(scene, NAME.account, "suspended")
+    assert scene.run("debit") == barred(NAME.account, "suspended")
+
+
+@meets("read_accounts", "SHADOW")
+def test_a_quota_that_nobody_knows_may_be_in_the_shadow(scene: Scene) -> None:
+    asked = ReadAccounts(quota=QuotaName("acme/nobody", "credit"))
+    assert scene.call(asked, unenforced=" credit ") == ["SHADOW"]
+    shade(scene, "acme", "credit=shadow")
+    assert scene.call(asked) == ["SHADOW"]
+    assert scene.call(replace(asked, quota=QuotaName("acme/nobody", "image"))) == ["OPEN"]

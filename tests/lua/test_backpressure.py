@@ -48,7 +48,7 @@ def test_below_the_limit_nothing_is_refused(scene: Scene, script: str) -> None:
 def test_the_refusal_says_how_much_waits_where(scene: Scene) -> None:
     command: Any = WRITING["place_hold"]
     spec = scene.scripts["place_hold"]
-    argv = [EPOCH, str(NAME), "", 900_000, 32, "new", "print", 5, 1000, "", 3, "", 0]
+    argv = [EPOCH, str(NAME), "", 900_000, 32, "new", "print", 5, 1000, "", 3, "", 0, ""]
     refused = scene.evalsha("place_hold", command.keys(scene.keys), argv)
     assert len(argv) == len(spec.argv)
     assert str(refused) == "BACKPRESSURE 3 3 {qe:07}:outbox"

@@ -60,14 +60,17 @@ def expected(
     print_: str = "",
     details: str = "",
     is_counted: bool = False,
+    is_in_shadow: bool = False,
 ) -> list[str]:
     """
     Return what the model answers, refusals included, in a script's words.
 
     ``print_``: the fingerprint of the call that this is a part of; empty: its own. ``details``:
-    what an extension writes down. ``is_counted``: the quota does not gate the call.
+    what an extension writes down. ``is_counted``: the quota does not gate the call;
+    ``is_in_shadow``: it refuses nothing.
     """
-    options = {"is_counted": True} if is_counted else {}
+    modes = {"is_counted": is_counted, "is_in_shadow": is_in_shadow}
+    options = {name: True for name, is_meant in modes.items() if is_meant}
     try:
         return list(_answer(quota, command, (now_ms, due_max), print_, details, **options))
     except Refused as refused:
@@ -135,6 +138,7 @@ def _answer(
         case ExtendHold(hold_id=hold_id, amount=amount, ttl_ms=ttl_ms):
             arguments = (now_ms, hold_id, command.operation_id, print_)
             options["details"] = details
+            options["is_in_shadow"] = more.get("is_in_shadow", False)
             return quota.extend_hold(*arguments, amount=amount, ttl_ms=ttl_ms, **options)
         case CaptureHold(hold_id=hold_id, amount=amount):
             return quota.capture_hold(

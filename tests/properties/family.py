@@ -32,10 +32,21 @@ from quota_engine.commands import (
 from quota_engine.commands.arguments import details_text
 from quota_engine.commands.shares import suffix_of
 from quota_engine.events import NEVER_MS, next_chain
-from quota_engine.keys import QuotaName
+from quota_engine.flows import set_account
+from quota_engine.instants import from_ms
+from quota_engine.keys import QuotaName, parents_of
 from quota_engine.limits import checked_limit
+from quota_engine.policies import (
+    ALL_TYPES,
+    ENFORCE,
+    INHERIT,
+    SET_ENFORCEMENT,
+    SHADOW,
+    AccountPolicy,
+    WantedPolicy,
+    applied,
+)
 from quota_engine.quotas import Asking, Quota
-from quota_engine.scopes import parents_of
 from tests.properties.beside import expected, fingerprint_of
 from tests.properties.limiting import KINDS, check_counts
 from tests.shards import NOON_MS, Raw, Shard, check_state, snapshot_of
@@ -67,6 +78,11 @@ def part_of(command: Shared, quota: QuotaName, amount: int) -> Shared:
     return replace(command, **changes)
 
 
+def is_used(command: Shared) -> bool:
+    """Return whether nothing of a call is admitted, because it has happened."""
+    return isinstance(command, DebitUsed | CaptureHold | ReleaseHold)
+
+
 class Family:
     """Quotas of a tree of accounts and of two types, and their models."""
 
@@ -81,6 +97,7 @@ class Family:
         }
         self.numbers = 0
         self.calls: list[tuple[Shared, Raw]] = []
+        self.policies: dict[str, AccountPolicy] = {}
         #: The share of each quota, of every hold that may be open still.
         self.holds: list[PlaceHold] = []
         for quota in self.quotas.values():
@@ -96,7 +113,7 @@ class Family:
     def act(self) -> None:
         """Do something."""
         chance, self.now_ms = self.chance, self.now_ms + self.chance.choice([0, 0, 1, 300, 1500])
-        what = chance.randrange(16)
+        what = chance.randrange(17)
         if what < 3:
             self.grant()
         elif what == 3:
@@ -110,6 +127,8 @@ class Family:
             self.call(kind(quota=quota, operation_id=operation_id, amount=amount, shares=shares))
         elif what == 9 and self.calls:
             self.again(*chance.choice(self.calls))
+        elif what == 16:
+            self.say()
         elif what > 13:
             self.set_limit()
         elif self.holds:
@@ -144,6 +163,29 @@ class Family:
             at_ms=self.now_ms,
         )
         self.alone(command)
+
+    def say(self) -> None:
+        """Say of an account whether its quotas, and those below it, refuse."""
+        account, kind = self.chance.choice(ACCOUNTS), self.chance.choice((*TYPES, ALL_TYPES))
+        before = self.policies.get(account, AccountPolicy(account=account))
+        wanted = WantedPolicy(
+            account=account,
+            action=SET_ENFORCEMENT,
+            operation_id="",
+            enforcement=self.chance.choice([SHADOW, SHADOW, ENFORCE, INHERIT]),
+            quota_types=() if kind == ALL_TYPES else (kind,),
+        )
+        self.policies[account] = applied(before, wanted, from_ms(self.now_ms))
+        assert self.shard.call(set_account(self.policies[account])) == ["SET"]
+
+    def is_in_shadow(self, name: QuotaName) -> bool:
+        """Whether a quota refuses nothing: by the nearest account that says something of it."""
+        for account in (name.account, *parents_of(name.account)):
+            said = self.policies.get(account, AccountPolicy(account=account)).enforcement
+            mode = said.get(name.quota_type, said.get(ALL_TYPES))
+            if mode is not None:
+                return mode == SHADOW
+        return False
 
     def alone(self, command: IssueGrant | SetOverdraftLimit | SetLimit) -> None:
         """Do something to one quota, on both sides."""
@@ -257,7 +299,11 @@ class Family:
         for name, amount in asked.items():
             part = part_of(command, name, amount)
             told = "" if name == command.quota else details_text(details)
-            facts = {"details": told, "is_counted": self.is_counted(command, name, asked)}
+            facts = {
+                "details": told,
+                "is_counted": self.is_counted(command, name, asked),
+                "is_in_shadow": self.is_in_shadow(name) and not is_used(command),
+            }
             found = expected(copies[name], part, self.now_ms, DUE_MAX, print_=print_, **facts)
             outcomes.add(found[0])
             if name == command.quota:
@@ -266,6 +312,8 @@ class Family:
                 lines += found
             elif found[0] in {"DENIED", "EXCEEDED"}:
                 continue
+            elif found[0] == "EXTENDED":
+                lines += found[3:]
             elif len(found) > 3:
                 lines += [str(name), *found[1:]]
             elif found[0] in {"CLOSED", "HOLD_NOT_FOUND", "HOLD_CLOSED"}:
@@ -281,7 +329,7 @@ class Family:
         reply: Raw = ["DENIED"]
         for name in asked:
             model, asking = self.asking(command, name, asked)
-            if not self.is_counted(command, name, asked):
+            if not (self.is_counted(command, name, asked) or self.is_in_shadow(name)):
                 available = asking.kept + max(model.spendable, 0)
                 reply += [str(name), str(asking.units or asking.kept), str(available)]
         return ["DENIED", reply[3]] if reply[1:-2] == [str(command.quota)] else reply
@@ -290,6 +338,8 @@ class Family:
         """Return the refusal by a limit: the one that refuses longest, then each quota."""
         worst, words, standings = -1, [], []
         for name in asked:
+            if self.is_in_shadow(name):
+                continue
             model, asking = self.asking(command, name, asked)
             refusing = model.refusing(self.now_ms, asking)
             if refusing is not None and refusing.relief_ms > worst:

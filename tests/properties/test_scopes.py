@@ -40,5 +40,6 @@ def test_a_call_acts_on_all_of_its_quotas_or_on_none(shard: Shard) -> None:
         several += sum(len(answer) > 11 for _, answer in family.calls)
     assert outcomes.keys() == {"PLACED", "CAPTURED", "RELEASED", "DEBITED"}
     assert flags["counted"] > 10
+    assert min(flags["insufficient"], flags["limited"]) > 5
     assert rows_met["place_hold", "EXCEEDED"] + rows_met["debit", "EXCEEDED"] > 5
     assert several > sum(outcomes.values()) / 3

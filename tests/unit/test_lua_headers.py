@@ -138,7 +138,7 @@ def test_outcomes_are_the_declared_ones(spec: ScriptSpec) -> None:
         outcomes.add("REPLAYED")
     if "quotas.denied(" in code:
         outcomes.add("DENIED")
-    if re.search(r"(?:quotas|policies)\.barred\(", code):
+    if re.search(r"(?:accounts|policies)\.barred\(", code):
         outcomes.add("BARRED")
     if "limits.exceeded(" in code:
         outcomes.add("EXCEEDED")
