@@ -94,7 +94,6 @@ end
 -- as its quota does not gate.
 local function use(each, hold)
   local closes, used = is_final == "1", each.asked
-  each.is_counted = each.is_counted and hold.is_counted
   if closes then
     settlement.lose_ended(each, hold, used, state.now)
   end
@@ -121,6 +120,7 @@ end
 
 for _, each in ipairs(states) do
   local hold = holds.get(each, hold_id .. each.suffix)
+  each.is_counted = limits.alone(each) and (not hold or hold.is_counted)
   local counts = not hold and limits.of(each)
   if counts then
     counts.add(each, each.asked, 0)

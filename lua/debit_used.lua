@@ -73,6 +73,7 @@ if refused then
 end
 
 for _, each in ipairs(states) do
+  each.is_counted = limits.alone(each)
   local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)
   if counts then
     counts.add(each, each.asked, 1)

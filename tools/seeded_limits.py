@@ -45,6 +45,13 @@ LIMIT_FAULTS = (
         (LIMITS + "::test_what_a_hold_counted_is_corrected_where_it_counted",),
     ),
     Mutant(
+        "what is charged late of a quota that has limits only is owed by it",
+        "lua/capture_hold.lua",
+        "each.is_counted = limits.alone(each) and (not hold or hold.is_counted)",
+        "each.is_counted = limits.alone(each) and hold and hold.is_counted",
+        (LIMITS,),
+    ),
+    Mutant(
         "growth counts where the hold counted",
         "lua/extend_hold.lua",
         "hold.counts_at = counts.add(each, hold.amount, 0)",

@@ -23,6 +23,11 @@ function limits.of(state)
   return limits.library()
 end
 
+-- Whether a quota has limits and nothing else: then it does not gate, and what is used of it is counted.
+function limits.alone(state)
+  return state.limits ~= "" and state.granted ~= "1" and state.limit == "0"
+end
+
 -- The error that says that the periods which the limits of a quota know are over, or nil.
 function limits.over(state)
   local windows = limits.of(state)

@@ -8,9 +8,10 @@ suffix, because two accounts below one may use the same id; in its own account's
 A quota gates once it was granted something or has an overdraft limit. Another account's that does not
 gate and has no limits is left out, and gets no entry. One that has limits is counted: its entries carry
 what the call uses and move nothing, and only its limits refuse. So is the caller's own, where another
-account's of its type gates.
+account's of its type gates: without anybody who pays a call is not admitted.
 ]]
 --- @include "lib/amounts"
+--- @include "lib/limits"
 --- @include "lib/operations"
 local shares = {}
 
@@ -41,7 +42,7 @@ local function count_own(states)
     end
   end
   for _, state in ipairs(states) do
-    if state.is_own and state.limits ~= "" and not gates(state) then
+    if state.is_own and limits.alone(state) then
       state.is_counted = gated[type_of(state)]
     end
   end
@@ -62,7 +63,7 @@ function shares.open(state, others, keys, open_beside)
       end
       local is_own = suffix == "-"
       if is_own or gates(other) or other.limits ~= "" then
-        other.is_own, other.is_counted = is_own, not is_own and not gates(other)
+        other.is_own, other.is_counted = is_own, not is_own and limits.alone(other)
         other.asked, other.suffix, other.details = amount + 0, is_own and "" or suffix, details
         states[#states + 1] = other
       end

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quota_engine.commands import Action
+from quota_engine.commands import Action, CaptureHold
 from quota_engine.limits import STEPS_MS
 from tests.lua.scenes import NAME, Scene, meets
 from tests.shards import NOON_MS
@@ -222,6 +222,21 @@ def test_periods_that_are_over_are_to_be_renewed_but_what_was_used_is_counted(ri
     assert rich.debit("e", 3)[0] == "EXCEEDED"
     rich.pass_time(12 * 60 * MINUTE)
     assert rich.debit("e", 5)[0] == "DEBITED"
+
+
+def test_what_is_told_late_of_a_quota_that_has_limits_only_is_counted_and_owed_by_nobody(
+    scene: Scene,
+) -> None:
+    scene.load()
+    scene.set_limit(10, "minute")
+    assert scene.debit("d", 3)[0] == "DENIED", "nobody pays"
+    used = scene.debit("d", 3, used=True)
+    assert (used[4:9], used[0]) == (["0", "0", "0", "0", "used counted"], "DEBITED")
+    late = scene.call(
+        CaptureHold(quota=NAME, hold_id="h", operation_id="h:capture", amount=4, is_known=True)
+    )
+    assert (late[4:9], late[0]) == (["0", "0", "0", "0", "late counted"], "CAPTURED")
+    assert scene.limits() == [("units/minute", 10, 7)]
 
 
 def test_many_limits_do_not_use_up_the_room_for_grants(scene: Scene) -> None:

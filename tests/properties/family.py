@@ -282,6 +282,8 @@ class Family:
             return hold is not None and hold.is_counted
         if self.gates(name) or name.account != command.quota.account:
             return not self.gates(name)
+        if isinstance(command, CaptureHold | DebitUsed):
+            return bool(model.limits)
         others = (
             other
             for other in asked
