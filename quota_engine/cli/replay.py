@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,9 @@ from quota_engine.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
     from quota_engine.replay.days import DaysReport
-    from quota_engine.replay.running import Report
+    from quota_engine.replay.running import Options, Report, Watcher
+    from quota_engine.replay.trace import Call
+    from quota_engine.replay.tree.running import TreeReport
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -54,6 +57,10 @@ Days = Annotated[
         help="Let the trace take so many days, by a simulated clock, with monthly plans.",
     ),
 ]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first calls of the trace.")]
+Tree = Annotated[
+    bool, typer.Option("--tree", help="Users of teams of organisations, with limits on all.")
+]
 
 
 @app.command()
@@ -64,14 +71,13 @@ def replay(
     processes: Annotated[int, typer.Option(min=1, max=64, help="Client processes.")] = 4,
     seed: Annotated[int, typer.Option(help="Decides who calls and what each is granted.")] = 1,
     speed: Speed = "max",
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first calls of the trace.")
-    ] = None,
+    limit: Limit = None,
     output_limit: OutputLimit = 1_000,
     promotions_last: PromotionsLast = 10.0,
     prices: Prices = None,
     restart_redis: RestartRedis = 0,
     days: Days = None,
+    tree: Tree = False,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -79,11 +85,9 @@ def replay(
 
     TRACE is a CSV file with the columns TIMESTAMP,ContextTokens,GeneratedTokens, as in the Azure
     LLM inference traces. Each row is one call: it holds its context tokens and the output limit,
-    then captures what it used. Calls are dealt to models of different prices, which
-    the replay writes into the price book, for a provider "replay"; their cost is recorded and
-    summed up by model. Few users make most calls; each has a promotion that ends within
-    seconds, a membership and a purchase; every fourth gets too little and runs dry. A worker
-    persists meanwhile.
+    then captures what it used. Calls are dealt to models of different prices, which are written
+    into the price book for a provider "replay". Few users make most calls; each has a promotion
+    that ends within seconds, a membership and a purchase; every fourth runs dry.
 
     With --restart-redis the calls go on through restarts, and the time without service is
     told: from each kill to the end of the first acknowledged operation that began after it.
@@ -92,6 +96,10 @@ def replay(
     spread over so many days, and every account's statement must add up. All time of the deployment
     is simulated, so it must have no accounts but those of replays.
 
+    With --tree calls act on three levels: users of 8 teams of each of 3 organisations, with
+    budgets that may run dry, units per minute and month, calls a minute, holds at once. A month
+    ends in a simulated time, that of the trace or of --days, in which calls last.
+
     Exits with 0 only when every proof holds, with 3 when one does not.
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --users 200 --processes 4
@@ -99,11 +107,12 @@ def replay(
     Example: quota-engine replay AzureLLMInferenceTrace_code.csv --restart-redis 20
 
     Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --days 40
+
+    Example: quota-engine replay AzureLLMInferenceTrace_conv.csv --tree --processes 8
     """
     from quota_engine.replay.costs import DEMO_PRICES, parse_prices
-    from quota_engine.replay.days import run_days
     from quota_engine.replay.restarting import check_restarts
-    from quota_engine.replay.running import Options, run
+    from quota_engine.replay.running import Options
     from quota_engine.replay.trace import read_trace
 
     options = Options(
@@ -118,17 +127,28 @@ def replay(
     )
     calls = read_trace(trace, limit)
     check_restarts(restart_redis, calls=len(calls), processes=processes)
-    if days is not None and (restart_redis or speed != "max"):
-        raise InvalidArgumentError("--days goes with neither --speed nor --restart-redis")
+    if (tree or days is not None) and (restart_redis or speed != "max"):
+        named = "--tree" if tree else "--days"
+        raise InvalidArgumentError(f"{named} goes with neither --speed nor --restart-redis")
     hush()
     with shown_progress(len(calls)) as watch:
-        report = (
-            run(calls, options, watch) if days is None else run_days(calls, options, days, watch)
-        )
+        report = _run(calls, options, days, watch, is_tree=tree)
     _show(report, trace.name, as_json)
 
 
-def _show(report: Report | DaysReport, trace: str, as_json: bool) -> None:
+def _run(
+    calls: Sequence[Call], options: Options, days: int | None, watch: Watcher, *, is_tree: bool
+) -> Report | DaysReport | TreeReport:
+    from quota_engine.replay.days import run_days
+    from quota_engine.replay.running import run
+    from quota_engine.replay.tree.running import run_tree
+
+    if is_tree:
+        return run_tree(calls, options, days, watch)
+    return run(calls, options, watch) if days is None else run_days(calls, options, days, watch)
+
+
+def _show(report: Report | DaysReport | TreeReport, trace: str, as_json: bool) -> None:
     if as_json:
         print_json({"trace": trace, "holds": report.holds, "report": report})
     else:

@@ -15,7 +15,11 @@ from quota_engine.cli.output import print_rows
 if TYPE_CHECKING:
     from quota_engine.replay.days import DaysReport
     from quota_engine.replay.running import Progress, Report, Watcher
+    from quota_engine.replay.tree.running import TreeReport
 
+REFUSALS = ("level", "why", "calls")
+LEVELS = ("level", "accounts", "granted", "used", "expired", "left", "shortfall")
+LIMITS = ("level", "words", "limits", "fullest")
 COSTS = ("model", "calls", "input_tokens", "output_tokens", "cost", "currency")
 
 #: Between two lines of progress where nobody looks at a terminal.
@@ -75,30 +79,39 @@ def _note(progress: Progress) -> str:
     return f"{progress.refused:,} refused, {progress.pending:,} entries not persisted yet"
 
 
-def print_report(report: Report | DaysReport) -> None:
+def print_report(report: Report | DaysReport | TreeReport) -> None:
     """Print a run's report for a person."""
+    from quota_engine.replay.days import DaysReport
     from quota_engine.replay.running import Report
 
     made = f"{report.calls:,} calls of {report.users:,} users by {report.processes} processes in"
     if isinstance(report, Report):
         pace = f"{report.calls_per_second:,.0f} calls/s, each a hold and a capture"
         typer.echo(f"{made} {report.seconds:.1f} s: {pace}")
-    else:
+    elif isinstance(report, DaysReport):
         typer.echo(
             f"{made} {report.days} simulated days from {report.starts_at:%Y-%m-%d %H:%M} UTC on"
             f" ({report.seconds:.1f} s): {report.renewals:,} renewals, {report.rolled_over:,}"
             " tokens rolled over"
         )
+    else:
+        over = "" if report.days is None else f" over {report.days} days"
+        typer.echo(
+            f"{made} simulated time{over} from {report.starts_at:%Y-%m-%d %H:%M} UTC on"
+            f" ({report.seconds:.1f} s)"
+        )
     _print_outcome(report)
     if isinstance(report, Report):
         _print_pace(report)
+    elif not isinstance(report, DaysReport):
+        _print_tree(report)
     for proof in report.proofs:
         typer.echo(f"{'  ok  ' if proof.holds else 'FAILED'}  {proof.sentence}")
         for exception in proof.exceptions:
             typer.echo(f"          {exception}")
 
 
-def _print_outcome(report: Report | DaysReport) -> None:
+def _print_outcome(report: Report | DaysReport | TreeReport) -> None:
     refused = ", ".join(f"{count:,} {why}" for why, count in sorted(report.refused.items()))
     tokens = report.tokens
     typer.echo(
@@ -112,6 +125,25 @@ def _print_outcome(report: Report | DaysReport) -> None:
     )
     typer.echo("")
     print_rows(report.costs, COSTS, as_json=False)
+    typer.echo("")
+
+
+def _print_tree(report: TreeReport) -> None:
+    """Print who refused what, what became of each level, and how full the limits were."""
+    print_rows(report.refusals, REFUSALS, as_json=False)
+    typer.echo("")
+    print_rows(report.levels, LEVELS, as_json=False)
+    typer.echo("")
+    rows = [
+        {
+            "level": row.level,
+            "words": row.words,
+            "limits": row.limits,
+            "fullest": f"{row.share:.2%}",
+        }
+        for row in report.limits
+    ]
+    print_rows(rows, LIMITS, as_json=False)
     typer.echo("")
 
 

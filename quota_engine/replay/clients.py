@@ -34,6 +34,7 @@ from quota_engine.errors import (
 )
 from quota_engine.metering.record import UsageRecord
 from quota_engine.replay.costs import PROVIDER, model_of
+from quota_engine.replay.signals import Signals
 from quota_engine.replay.timeline import SimulatedClock, Timeline
 from quota_engine.replay.trace import Call
 from quota_engine.replay.workload import User
@@ -47,9 +48,6 @@ PING_EVERY = 10
 INSIST_SECONDS = 60.0
 INSIST_PAUSE_SECONDS = 0.1
 HOLD_TTL_SECONDS = 600
-#: Numbers that each client tells its parent while it runs.
-COUNTS = 4
-DAY_PAUSE_SECONDS = 0.005
 
 REFUSALS: dict[type[QuotaError], str] = {
     QuotaInsufficientError: "insufficient",
@@ -99,6 +97,10 @@ class Told:
         self.acknowledged.extend((began_ns, now_ns))
 
 
+#: How a client process does its share.
+Doing = Callable[[Any, Signals], Told]
+
+
 @dataclass(slots=True)
 class Client:
     """One started client process, as its parent sees it."""
@@ -111,19 +113,15 @@ class Client:
 class Crew:
     """All client processes of a run. Use it in a ``with`` block: they end with it."""
 
-    def __init__(self, shares: Sequence[Share]) -> None:
+    def __init__(self, shares: Sequence[Any], do: Doing | None = None) -> None:
         context = get_context("spawn")
-        self._go = context.Event()
-        #: The last simulated day whose calls may be made.
-        self._today = context.RawValue("q", -1)
-        #: Of each client: whether it is ready, calls made, calls refused, days done.
-        self._counts = context.RawArray("q", COUNTS * len(shares))
+        self._signals = Signals.of(len(shares), context)
         self._clients = []
         for share in shares:
             mine, theirs = context.Pipe(duplex=False)
             process = context.Process(
                 target=run_client,
-                args=(share, self._go, self._today, self._counts, theirs),
+                args=(do or make_share, share, self._signals, theirs),
                 daemon=True,
             )
             process.start()
@@ -142,20 +140,20 @@ class Crew:
     def are_ready(self) -> bool:
         """Whether every client has granted its users; raises what one of them met."""
         self._hear()
-        return all(self._counts[0::COUNTS])
+        return self._signals.are_ready
 
     def begin(self) -> None:
         """Let the calls begin."""
-        self._go.set()
+        self._signals.go.set()
 
     def begin_day(self, day: int) -> None:
         """Let the calls of a simulated day be made."""
-        self._today.value = day
+        self._signals.today.value = day
 
     def has_done(self, day: int) -> bool:
         """Whether every client has made its calls of a day; raises what one of them met."""
         self._hear()
-        return all(done > day for done in self._counts[3::COUNTS])
+        return self._signals.first_day > day
 
     @property
     def are_done(self) -> bool:
@@ -166,12 +164,12 @@ class Crew:
     @property
     def made(self) -> int:
         """How many calls were made so far."""
-        return sum(self._counts[1::COUNTS])
+        return self._signals.made
 
     @property
     def refused(self) -> int:
         """How many of them were refused."""
-        return sum(self._counts[2::COUNTS])
+        return self._signals.refused
 
     @property
     def told(self) -> list[Told]:
@@ -197,13 +195,13 @@ class Crew:
             client.told = answer
 
 
-def run_client(share: Share, go: Any, today: Any, counts: Any, answers: Connection) -> None:
+def run_client(do: Doing, share: Any, signals: Signals, answers: Connection) -> None:
     """Do one client's share; send what it was told, or the error that ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its clients
     logging.getLogger("quota_engine").addHandler(logging.NullHandler())
     answer: Told | Exception
     try:
-        answer = _run(share, go, today, counts)
+        answer = do(share, signals)
     except QuotaError as error:
         answer = error
     except Exception as error:
@@ -211,39 +209,36 @@ def run_client(share: Share, go: Any, today: Any, counts: Any, answers: Connecti
     answers.send(answer)
 
 
-def _run(share: Share, go: Any, today: Any, counts: Any) -> Told:
-    timeline, base = share.timeline, COUNTS * share.number
+def make_share(share: Share, signals: Signals) -> Told:
+    """Grant a share's users, then make its calls, one after the other."""
+    timeline, me = share.timeline, share.number
     clock = None if timeline is None else SimulatedClock(timeline.starts_at)
     with QuotaEngine.open(share.redis_url, share.database_url, clock=clock) as engine:
         for user in share.users:
-            _grant(engine, user)
-        counts[base] = 1
-        go.wait()
+            grant(engine, user, datetime.now(UTC))
+        signals.begin(me)
         told = Told()
         started = time.monotonic()
         for made, (call, account) in enumerate(share.calls, start=1):
             if timeline is not None and clock is not None:
                 clock.now = max(clock.now, timeline.instant_of(call))
-                counts[base + 3] = timeline.day_of(clock.now)
-                while today.value < counts[base + 3]:
-                    time.sleep(DAY_PAUSE_SECONDS)
+                signals.wait_for_day(me, timeline.day_of(clock.now))
             if share.speed is not None:
                 early = started + call.offset_seconds / share.speed - time.monotonic()
                 time.sleep(max(0.0, early))
             _make(engine, call, account, share, told)
             if made % PING_EVERY == 1:
                 _ping(engine, told)
-            counts[base + 1] = made
-            counts[base + 2] = told.refused.total()
+            signals.tell(me, made, told.refused.total())
         if timeline is not None:
-            counts[base + 3] = timeline.days
+            signals.say_day(me, timeline.days)
         return told
 
 
-def _grant(engine: QuotaEngine, user: User) -> None:
+def grant(engine: QuotaEngine, user: User, now: datetime) -> None:
     """Give a user what is planned: its grants, or its plan, whose first period begins now."""
     if (plan := user.plan) is not None:
-        _insist(
+        insist(
             lambda: engine.subscribe(
                 user.account,
                 plan.name,
@@ -251,21 +246,21 @@ def _grant(engine: QuotaEngine, user: User) -> None:
                 subscription_id=subscription_id_of(user),
             )
         )
-    for number, grant in enumerate(user.grants):
-        lasts = grant.lasts_seconds
-        expires_at = None if lasts is None else datetime.now(UTC) + timedelta(seconds=lasts)
+    for number, planned in enumerate(user.grants):
+        lasts = planned.lasts_seconds
+        expires_at = None if lasts is None else now + timedelta(seconds=lasts)
         issue = partial(
             engine.issue_grant,
             user.account,
             QUOTA_TYPE,
-            grant.amount,
-            source=grant.source,
+            planned.amount,
+            source=planned.source,
             reference="replay",
             grant_id=f"grant-{number}",
-            priority=grant.priority,
+            priority=planned.priority,
             expires_at=expires_at,
         )
-        _insist(issue)
+        insist(issue)
 
 
 def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Told) -> None:
@@ -275,7 +270,7 @@ def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Tol
     hold_id = hold_id_of(call)
     began = time.monotonic_ns()
     try:
-        hold = _insist(
+        hold = insist(
             lambda: engine.place_hold(
                 account, QUOTA_TYPE, wanted, operation_id=hold_id, ttl=HOLD_TTL_SECONDS
             )
@@ -285,17 +280,17 @@ def _make(engine: QuotaEngine, call: Call, account: str, share: Share, told: Tol
         told.latencies["place_hold"].append(time.monotonic_ns() - began)
         return
     told.acknowledge("place_hold", began)
-    record = _record(engine, call, model_of(call, share.models), wanted)
+    record = record_of(engine, call, model_of(call, share.models), wanted)
     began = time.monotonic_ns()
-    captured = _insist(lambda: engine.capture_hold(hold, used, usage=record))
+    captured = insist(lambda: engine.capture_hold(hold, used, usage=record))
     told.acknowledge("capture_hold", began)
     told.captured[call.number] = (captured.amount, captured.shortfall)
 
 
-def _record(engine: QuotaEngine, call: Call, model: str, held: int) -> UsageRecord:
+def record_of(engine: QuotaEngine, call: Call, model: str, held: int) -> UsageRecord:
     """Return what a call used and cost, as the decorator would record it."""
     usage = Usage(input_tokens=call.context_tokens, output_tokens=call.generated_tokens)
-    cost = _insist(lambda: engine.cost(usage, provider=PROVIDER, model=model))
+    cost = insist(lambda: engine.cost(usage, provider=PROVIDER, model=model))
     return UsageRecord(
         usage=usage,
         usage_type="text_generation",
@@ -318,7 +313,7 @@ def subscription_id_of(user: User) -> str:
     return "-".join(user.account.split(":")[1:])
 
 
-def _insist(call: Callable[[], T]) -> T:
+def insist(call: Callable[[], T]) -> T:
     """Make a call until Redis has answered it: its ids make that safe."""
     until = time.monotonic() + INSIST_SECONDS
     while True:

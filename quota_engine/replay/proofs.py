@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 PAGE = 200
 EXCEPTIONS_SHOWN = 5
+COSTS_ADD_UP = "of each model the recorded costs sum to its summed tokens × its prices, exactly"
 
 Key = tuple[str, str]
 
@@ -99,9 +100,13 @@ class Counted:
     balances: Mapping[str, Balance]
 
 
-def settle_due(deployment: Deployment, users: Sequence[User]) -> None:
-    """Write what is due of every user's quota: promotions that ended since its last call."""
-    _run_all(deployment, [CatchUp(quota=_quota(user)) for user in users])
+def settle_due(deployment: Deployment, users: Sequence[User], now_ms: int | None = None) -> None:
+    """
+    Write what is due of every user's quota: promotions that ended since its last call.
+
+    ``now_ms``: at a simulated instant instead of the server's.
+    """
+    _run_all(deployment, [CatchUp(quota=_quota(user)) for user in users], now_ms)
 
 
 def count(
@@ -147,11 +152,16 @@ def read_lag(deployment: Deployment, prefix: str) -> Lag:
 
 def proofs(counted: Counted) -> Iterator[Proof]:
     """Yield what must hold of a run's users and calls."""
+    yield calls_proof(counted)
+    yield from account_proofs(counted)
+
+
+def account_proofs(counted: Counted, who: str = "user") -> Iterator[Proof]:
+    """Yield what must hold of a run's accounts: what came, what went, and what is left."""
     users = counted.workload.users
     sums = {user.account: counted.sums.get(user.account, Sums()) for user in users}
-    yield calls_proof(counted)
     yield proof(
-        "every user was granted what was planned",
+        f"every {who} was granted what was planned",
         (
             f"{user.account}: planned {user.granted}, granted {sums[user.account].granted}"
             for user in users
@@ -159,7 +169,7 @@ def proofs(counted: Counted) -> Iterator[Proof]:
         ),
     )
     yield proof(
-        "no user was charged more than was granted (Σ captured ≤ Σ granted)",
+        f"no {who} was charged more than was granted (Σ captured ≤ Σ granted)",
         (
             f"{account}: captured {of_user.collected}, granted {of_user.granted}"
             for account, of_user in sums.items()
@@ -194,7 +204,7 @@ def cost_proofs(costs: Costs) -> Iterator[Proof]:
         costs.wrong_amounts,
     )
     yield proof(
-        "of each model the recorded costs sum to its summed tokens × its prices, exactly",
+        COSTS_ADD_UP,
         costs.wrong_costs,
     )
 
@@ -249,12 +259,14 @@ def _quota(user: User) -> QuotaName:
     return QuotaName(user.account, QUOTA_TYPE)
 
 
-def _run_all(deployment: Deployment, commands: Sequence[Command[T]]) -> list[T]:
+def _run_all(
+    deployment: Deployment, commands: Sequence[Command[T]], now_ms: int | None = None
+) -> list[T]:
     """Run commands page by page; raise the first error among their answers."""
     results: list[T] = []
     for start in range(0, len(commands), PAGE):
         page = commands[start : start + PAGE]
-        for result in run_commands(deployment.client, deployment.opened, page):
+        for result in run_commands(deployment.client, deployment.opened, page, now_ms=now_ms):
             if isinstance(result, QuotaError):
                 raise result
             results.append(result)

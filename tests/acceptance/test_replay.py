@@ -7,6 +7,7 @@ trace that the test writes, two client processes, and once a balance changed beh
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from quota_engine.cli import demo
 from quota_engine.keys import ShardKeys
 from quota_engine.replay import costs, days, proofs, running
 from quota_engine.replay.synthetic import synthetic_calls
+from quota_engine.replay.tree import running as tree_running
 from tests.commands import Cli
 
 CALLS = 120
@@ -27,13 +29,22 @@ SMALL = ("--users", "6", "--processes", "2", "--promotions-last", "3")
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
+    return written(tmp_path, 1)
+
+
+@pytest.fixture
+def slow_trace(tmp_path: Path) -> Path:
+    """The same calls, over minutes."""
+    return written(tmp_path, 80)
+
+
+def written(folder: Path, slower: int) -> Path:
     lines = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
+    began = datetime(2023, 11, 16, 18, 15, 16)
     for call in synthetic_calls(CALLS, seed=3):
-        seconds = 16 + call.offset_seconds
-        lines.append(
-            f"2023-11-16 18:15:{seconds:010.7f},{call.context_tokens},{call.generated_tokens}"
-        )
-    path = tmp_path / "trace.csv"
+        at = began + timedelta(seconds=slower * call.offset_seconds)
+        lines.append(f"{at},{call.context_tokens},{call.generated_tokens}")
+    path = folder / "trace.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -172,6 +183,46 @@ def test_what_nobody_planned_is_found_in_the_statements(
     assert len(failed) == 2  # what was granted, and what was used
 
 
+TREE = ("--tree", "--users", "30", "--processes", "2", "--output-limit", "400")
+
+
+def test_no_level_of_a_tree_exceeds_a_limit_and_each_is_the_sum_of_what_is_below(
+    cli: Cli, slow_trace: Path
+) -> None:
+    found = cli.json("replay", str(slow_trace), *TREE)
+    report = found["report"]
+    assert found["holds"] is True, report["proofs"]
+    assert len(report["proofs"]) == 11
+    refusals = report["refusals"]
+    assert report["admitted"] + sum(row["calls"] for row in refusals) == CALLS
+    assert {row["level"] for row in refusals} == {"organisation", "team", "user"}
+    assert len({row["why"] for row in refusals}) >= 5
+    assert max(row["share"] for row in report["limits"]) == 1
+    used = {row["level"]: row["used"] for row in report["levels"]}
+    assert used["organisation"] == used["user"] > used["team"] > 0, "some teams do not pay"
+
+
+def test_what_one_level_lacks_is_found(
+    cli: Cli, slow_trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tree_running._live
+
+    def meddle(engine: QuotaEngine, planned: Any, *more: Any) -> Any:
+        told = live(engine, planned, *more)
+        account = next(node.account for node in planned.nodes if node.level == "organisation")
+        hold = engine.place_hold(account, "text_token", 7, operation_id="call-1")
+        engine.capture_hold(hold, 7)
+        engine.drain()
+        return told
+
+    monkeypatch.setattr(tree_running, "_live", meddle)
+    ended = cli.run("replay", str(slow_trace), *TREE, "--limit", "40", "--days", "3")
+    assert ended.code == 3
+    assert "in simulated time over 3 days" in ended.out
+    failed = [line for line in ended.out.splitlines() if line.startswith("FAILED")]
+    assert len(failed) == 3, "a call that no client made, an organisation's sum, its statement"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -184,6 +235,7 @@ def test_what_nobody_planned_is_found_in_the_statements(
         (["TRACE", "--speed", "nan"], "--speed must be max or a number"),
         (["TRACE", "--days", "0"], "--days"),
         (["TRACE", "--days", "40", "--speed", "10"], "--days goes with neither"),
+        (["TRACE", "--tree", "--restart-redis", "2"], "--tree goes with neither"),
         (["TRACE", "--restart-redis", "20"], "needs at least 126 calls, not 120"),
         (["TRACE", "--prices", "large=1"], "must be MODEL=INPUT/OUTPUT"),
         (["TRACE", "--prices", "a=1/2,a=3/4"], "names a model twice"),
