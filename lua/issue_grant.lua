@@ -85,7 +85,7 @@ end
 local known = grants.get(state, grant_id)
 local begins = starts_at > 0 and starts_at or state.now
 if expires_at <= begins or expires_at <= state.now then
-  return redis.error_reply("GRANT_ENDED expires_at is " .. amounts.text(expires_at))
+  return redis.error_reply("GRANT_ENDED " .. amounts.text(expires_at))
 elseif known and not grants.is_used_up(known) then
   return redis.error_reply("GRANT_EXISTS " .. grant_id)
 elseif not grants.fit(state, 1, grants_max) then

@@ -201,6 +201,11 @@ def checked_package_terms(
         sort_order=_checked_number(sort_order, name="sort_order"),
         description=checked_text(description, name="description"),
     )
+    if terms.original_price is not None and terms.original_price < terms.price:
+        raise InvalidArgumentError(
+            f"original_price {terms.original_price} is below price {terms.price}: leave it out"
+            " where a package was never dearer"
+        )
     if terms.units > AMOUNT_MAX:
         raise InvalidAmountError(f"amount and bonus must be below 2**53, not {terms.units}")
     return terms

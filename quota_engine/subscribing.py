@@ -128,7 +128,9 @@ def told(standing: Standing, plans: Plans, now: datetime) -> Subscription:
     later = [
         one
         for one in standing.phases
-        if one.begins_at > now and not (phase.is_trial and one.plan == phase.plan)
+        if one.begins_at > now
+        and (standing.ends_at is None or one.begins_at < standing.ends_at)
+        and not (phase.is_trial and one.plan == phase.plan)
     ]
     upcoming = None
     if standing.state == ACTIVE and not has_ended:

@@ -41,7 +41,8 @@ class Commands(LazyGroup):
         ),
         "packages": Entry("quota_engine.cli.packages:packages", "Define and list what is sold."),
         "purchases": Entry(
-            "quota_engine.cli.packages:purchases", "Take payments of orders, and give them back."
+            "quota_engine.cli.packages:purchases",
+            "Record orders and payments, and give them back.",
         ),
         "plans": Entry("quota_engine.cli.plans:app", "Define and list what may be subscribed to."),
         "subscriptions": Entry(

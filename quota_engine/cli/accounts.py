@@ -14,6 +14,7 @@ from quota_engine.cli.opening import (
     Reference,
     opened_engine,
     parse_instant,
+    parse_span,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
 from quota_engine.cli.policies import activate, close, enforcement, move, policy, suspend
@@ -145,6 +146,40 @@ def transfer(
             actor=actor,
         )
     print_facts(moved, as_json=as_json)
+
+
+@app.command()
+def refund(
+    account: Account,
+    quota_type: QuotaType,
+    operation_id: Annotated[str, typer.Argument(help="Of the debit, the capture or the hold.")],
+    amount: Annotated[int | None, typer.Argument(help="Units. Default: all that is left.")] = None,
+    *,
+    refund_id: Annotated[
+        str | None, typer.Option(help="Your own id: the same id gives back once.")
+    ] = None,
+    grace: Annotated[
+        str | None,
+        typer.Option(help="How long what ended grants had paid lives: 7d. Default: forfeited."),
+    ] = None,
+    reference: Reference = None,
+    actor: Actor = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Give a charge back, or a part of it, to the grants that paid; never more than was charged.
+
+    Example: quota-engine accounts refund user:42 text_token op_0190… 500 --actor support:ann
+    """
+    span = parse_span(grace, name="--grace")
+    with opened_engine() as engine:
+        refunded = engine.refund(
+            *(account, quota_type, operation_id, amount, refund_id),
+            grace=span,
+            reference=reference,
+            actor=actor,
+        )
+    print_facts(refunded, as_json=as_json)
 
 
 @app.command()

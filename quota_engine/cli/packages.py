@@ -14,7 +14,7 @@ from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_row
 from quota_engine.errors import InvalidArgumentError, PackageNotFoundError
 
 packages = command_group("Define and list what is sold. No version is ever changed.")
-purchases = command_group("Take payments of orders, list them, and give them back.")
+purchases = command_group("Record orders and their payments, list them, and give them back.")
 
 Name = Annotated[str, typer.Argument(help="The package's name.")]
 OrderId = Annotated[str, typer.Argument(help="Your shop's id of the order.")]
@@ -126,6 +126,24 @@ def activate(
 
 
 @purchases.command()
+def order(
+    order_id: OrderId,
+    *,
+    account: Annotated[str, typer.Option(help="Who buys.")],
+    package: Annotated[list[str], typer.Option(help="What is bought; several times for several.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Record an order that is not paid yet: pay or cancel it later. It grants nothing.
+
+    Example: quota-engine purchases order order-7 --account user:42 --package starter
+    """
+    with opened_engine() as engine:
+        made = engine.order(account, package, order_id)
+    print_rows(made.lines, LINE, as_json=as_json)
+
+
+@purchases.command()
 def pay(
     order_id: OrderId,
     account: Annotated[str | None, typer.Option(help="Who bought, unless it is recorded.")] = None,
@@ -141,12 +159,12 @@ def pay(
     """
     with opened_engine() as engine:
         if account is None and not package:
-            order = engine.pay_order(order_id)
+            paid = engine.pay_order(order_id)
         elif account is None or not package:
             raise InvalidArgumentError("--account and --package go together")
         else:
-            order = engine.purchase(account, package, order_id)
-    print_rows(order.lines, LINE, as_json=as_json)
+            paid = engine.purchase(account, package, order_id)
+    print_rows(paid.lines, LINE, as_json=as_json)
 
 
 @purchases.command("list")
@@ -171,8 +189,8 @@ def cancel(order_id: OrderId, as_json: JsonFlag = False) -> None:
     Example: quota-engine purchases cancel order-7
     """
     with opened_engine() as engine:
-        order = engine.cancel_order(order_id)
-    print_rows(order.lines, LINE, as_json=as_json)
+        cancelled = engine.cancel_order(order_id)
+    print_rows(cancelled.lines, LINE, as_json=as_json)
 
 
 @purchases.command()

@@ -96,7 +96,7 @@ _NOT_NOW = {
 BY_CODE |= dict.fromkeys(_NOT_NOW, EngineUnavailableError)
 
 _MEANINGS = _NOT_NOW | {
-    "GRANT_ENDED": "a grant must end after it starts, and in the future: {}",
+    "GRANT_ENDED": "a grant must end after it starts, and in the future, not at {}",
     "GRANT_EXISTS": "grant {} exists with other terms",
     "GRANT_NOT_FOUND": "grant {} is not in this quota, or nothing of it is left",
     "HOLD_CLOSED": "hold {} was captured, released or has expired",
@@ -133,6 +133,8 @@ def error_from(message: str) -> QuotaError:
         return EngineFault(message)
     if code == "BACKPRESSURE":
         return _backpressure(detail)
+    if code == "GRANT_ENDED":
+        detail = str(from_ms(int(detail)))
     if code == "PERIODS_OVER":
         at_ms, limits, name = detail.split(" ", 2)
         return PeriodsOverError(int(at_ms), limits, QuotaName.parse(name))

@@ -255,12 +255,19 @@ def test_packages_and_purchases_by_command(
     assert cli.run("purchases", "pay", "order-1").code == 1
     assert cli.run("purchases", "pay", "order-9", "--account", "x").code == 2
     assert cli.run("purchases", "cancel", "order-9").code == 1
+    for order_id in ("order-2", "order-3"):
+        assert "pending" in cli.done("purchases", "order", order_id, *buy)
+    assert cli.json("purchases", "pay", "order-2")[0]["state"] == "paid"
+    assert cli.json("purchases", "cancel", "order-3")[0]["state"] == "cancelled"
+    assert cli.run("purchases", "order", "order-2", "--account", "x", *buy[2:]).code == 1
     cli.done("packages", "activate", "starter", "--off")
     assert "no package is sold" in cli.done("packages", "list")
     assert "starter" in cli.done("packages", "list", "--all")
     assert "1" in cli.done("packages", "history", "starter")
     assert cli.run("packages", "history", "bad").code == 1
     assert cli.run("packages", "define", "bad", *terms[:-4], "--price", "-1").code == 2
+    dearer = cli.run("packages", "define", "bad", *terms, "--original-price", "9.89")
+    assert (dearer.code, "original_price 9.89 is below price 9.9" in dearer.err) == (2, True)
     for days in ("0", "-2", "nan", "1e300"):
         refused = cli.run("packages", "define", "bad", *terms[:-1], days)
         assert (refused.code, refused.err.count("\n")) == (2, 1)

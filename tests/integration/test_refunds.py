@@ -20,6 +20,7 @@ from quota_engine import (
 from quota_engine.commands import Refund, RefundRequest
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName
+from tests.commands import Cli
 from tests.engines import NOON, TestClock
 
 pytestmark = pytest.mark.anyio
@@ -217,3 +218,34 @@ def test_a_promise_that_was_lost_is_known_again_from_its_entry(engine: QuotaEngi
     )
     assert isinstance(promised.command, Refund)
     assert promised.applied is not None
+
+
+def test_a_charge_is_given_back_by_command(
+    redis_url: str,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cli = Cli(monkeypatch, capsys)
+    cli.aim(redis_url, database_url)
+    cli.done("grants", "issue", *TOKENS, "10")
+    with cli.engine() as engine:
+        engine.debit(*TOKENS, 8, operation_id="call-1")
+    some = ("accounts", "refund", *TOKENS, "call-1", "3", "--refund-id", "r", "--actor", "ann")
+    half = cli.json(*some)
+    assert (half["amount"], half["balance"], half["replayed"]) == (3, 5, False)
+    again = cli.json(*some)
+    assert (again["amount"], again["replayed"]) == (3, True)
+    assert "5" in cli.done("accounts", "refund", *TOKENS, "call-1", "--grace", "7d")
+    with cli.engine() as engine:
+        assert engine.read_balance(*TOKENS).balance == 10
+    refused = cli.run("accounts", "refund", *TOKENS, "call-1", "1")
+    assert "0 of the 8 units" in refused.err
+    assert cli.run("accounts", "refund", *TOKENS, "call-2").code == 1
+    assert cli.run("accounts", "refund", *TOKENS, "call-1", "0").code == 2
+
+
+def test_a_grant_that_would_have_ended_is_refused_by_its_instant(engine: QuotaEngine) -> None:
+    past = NOON.replace(year=2020)
+    with pytest.raises(InvalidArgumentError, match="2020-01-0"):
+        engine.issue_grant(*TOKENS, 5, expires_at=past)
