@@ -1,12 +1,13 @@
 """
 What clients were told, compared with what the ledger says.
 
-Each operation that a client asks for is one ``Call``. ``check`` then asks of a drained deployment:
-replaying the ledger in the order of its versions gives the model's every balance; each answered
-call is there once, with the answer that its client saw; each refused one is absent; one whose
-outcome stayed unknown is there once or not at all; and a call that was answered before another of
-the same quota began comes before it. The model here is ten lines of its own: it must not know the
-engine's code.
+Each operation that a client asks for is one ``Call``, and what it asks of a further quota, such as
+that of an account above, is one more (``shares.spread``). ``check`` then asks of a drained
+deployment: replaying the ledger in the order of its versions gives the model's every balance; each
+answered call is there once, with the answer that its client saw; each refused one is absent; one
+whose outcome stayed unknown is there once or not at all; a call that was answered before another
+of the same quota began comes before it; and a call is in all of its quotas or in none. The model
+(``plain_model``) must not know the engine's code.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from tests.faults import plain_model
 
 #: unknown: never answered. done: answered. refused: answered with a refusal, so without effect.
 #: cancelled: its client made sure that it never happens.
@@ -24,8 +27,22 @@ ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired", "quot
 #: So end the ids of grants that a refund makes of what has no grant to go back to.
 REGRANTED = (":rest", ":grace")
 ENDS_OF_HOLDS = frozenset({"capture_part", "capture_hold", "release_hold"})
+#: Of these a quota has no entry where the hold is over; what was used is charged late.
+NEED_A_HOLD = frozenset({"extend_hold", "release_hold"})
 #: What makes sure that an operation never happens. It changes no sum.
 CANCELLED = "operation.cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client was told of a further quota."""
+
+    account: str
+    quota_type: str
+    amount: int
+    version: int
+    balance: int
+    shortfall: int
 
 
 @dataclass(slots=True)
@@ -54,13 +71,26 @@ class Call:
     error: str = ""
     #: When an attempt last ended without an answer.
     failed: float = 0.0
+    quota_type: str = "text_token"
+    #: Further quota types that it asks for, with the amount of each.
+    more: dict[str, int] = field(default_factory=dict)
+    #: The accounts that it acts on instead of those above; None: those above.
+    scopes: tuple[str, ...] | None = None
+    #: What it was told of its further quotas.
+    told: tuple[Told, ...] = ()
+    #: The call whose share of a further quota this is; None: it is a client's call itself.
+    whole: Call | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"{self.verb} {self.operation_id} of {self.amount} on {self.account}"
 
+    @property
+    def key(self) -> Key:
+        return self.account, self.quota_type, self.operation_id
 
-#: An account, and the id by which a call and its entry are one.
-Key = tuple[str, str]
+
+#: Account, quota type, and the id by which a call and its entry are one.
+Key = tuple[str, str, str]
 
 
 def extension_id(hold_id: str, amount: int) -> str:
@@ -68,16 +98,18 @@ def extension_id(hold_id: str, amount: int) -> str:
     return f"{hold_id}:extend:{amount}"
 
 
-def _key(row: Any) -> Key:
+def key_of(row: Any) -> Key:
+    """Return what a row, or an entry, and its call have in common."""
     if row.kind == "hold.extended":
-        return row.account, extension_id(row.subject, row.amount)
-    return row.account, row.operation_id
+        return row.account, row.quota_type, extension_id(row.subject, row.amount)
+    return row.account, row.quota_type, row.operation_id
 
 
 def _is_engines_own(row: Any) -> bool:
     is_regranted = row.kind == "grant.issued" and row.operation_id.endswith(REGRANTED)
     is_given_back = row.kind == "grant.voided" and ":void:" in row.operation_id
-    return is_regranted or is_given_back or row.kind in ENGINES_OWN
+    is_renewed = row.kind == "limit.set" and row.operation_id.startswith("limit:renew:")
+    return is_regranted or is_given_back or is_renewed or row.kind in ENGINES_OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +149,25 @@ class Verdict:
     #: Answered calls of the window that came back with another version or balance.
     restored: list[Call] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    #: Of calls on several quotas: in how many of them each is, and in how many not.
+    whereabouts: dict[int, tuple[Call, int, int]] = field(default_factory=dict)
+
+    @property
+    def torn(self) -> list[Call]:
+        """Calls that are in some of their quotas, and not in others."""
+        return [call for call, there, absent in self.whereabouts.values() if there and absent]
+
+    def locate(self, call: Call, *, is_there: bool) -> None:
+        """Note whether a call is in one of its quotas."""
+        whole = call.whole or call
+        _, there, absent = self.whereabouts.get(id(whole), (whole, 0, 0))
+        self.whereabouts[id(whole)] = (whole, there + is_there, absent + (not is_there))
 
     def add(self, other: Verdict) -> None:
         """Count another verdict in."""
+        for key, (call, there, absent) in other.whereabouts.items():
+            _, before, missing = self.whereabouts.get(key, (call, 0, 0))
+            self.whereabouts[key] = (call, before + there, missing + absent)
         for name in ("done", "refused", "cancelled", "unknown", "kept", "unknown_applied"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("lost", "restored", "wrong"):
@@ -146,45 +194,56 @@ def check(
     entries: Sequence[Any],
     *,
     may_lose: MayLose | None = None,
-    elsewhere: Collection[str] = (),
+    elsewhere: Collection[Key] = (),
 ) -> Verdict:
     """
-    Compare calls with the ledger's rows (``ledger_entries``) of their quota type.
+    Compare calls with the ledger's rows (``ledger_entries``): all that are of these quotas.
 
-    ``elsewhere``: operation ids that are kept in the quarantine instead, and count as there.
+    ``elsewhere``: what is kept in the quarantine instead, and counts as there.
     """
     verdict = Verdict()
     rows: dict[Key, list[Any]] = {}
-    never = {(row.account, row.operation_id) for row in entries if row.kind == CANCELLED}
+    never = {key_of(row) for row in entries if row.kind == CANCELLED}
     entries = [row for row in entries if row.kind != CANCELLED]
     for row in entries:
-        rows.setdefault(_key(row), []).append(row)
-    by_key = {(call.account, call.operation_id): call for call in calls}
-    placed = {(row.account, row.subject) for row in entries if row.kind == "hold.placed"}
+        rows.setdefault(key_of(row), []).append(row)
+    by_key = {call.key: call for call in calls}
+    placed = {_hold_key(row) for row in entries if row.kind == "hold.placed"}
+    expired = {_hold_key(row) for row in entries if row.kind == "hold.expired"}
     for key, call in by_key.items():
+        hold = (call.account, call.quota_type, call.hold_id)
         is_end = call.outcome == "refused" and call.verb in ENDS_OF_HOLDS
-        if is_end and (call.account, call.hold_id) in placed:
+        if is_end and hold in placed:
             verdict.wrong.append(f"{call}: the hold is there and this was refused: {call.error}")
         if key in never and (call.outcome == "done" or key in rows):
             verdict.wrong.append(f"{call} was cancelled, and is {call.outcome}")
-        is_forgotten = call.outcome == "cancelled" and key not in never
+        is_forgotten = call.outcome == "cancelled" and key not in never and call.whole is None
         if is_forgotten and (may_lose is None or not may_lose.has(call)):
             verdict.wrong.append(f"{call} was cancelled, and that is lost")
-        _count(verdict, call)
         found = rows.pop(key, [])
+        if call.whole and not found and call.verb in NEED_A_HOLD and hold in expired:
+            continue  # the hold was over in this quota, by a clock that is ahead
+        if call.whole is None:
+            _count(verdict, call)
+        verdict.locate(call, is_there=bool(found) or key in elsewhere)
         verdict.wrong.extend(_wrong_about(verdict, call, found, may_lose, elsewhere))
-    for (account, operation_id), found in rows.items():
+    for (account, _, operation_id), found in rows.items():
         strange = [row.kind for row in found if not _is_engines_own(row)]
         if strange:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
     # what was lost and sent again came later than its answer, perhaps as the version it was told
     moved = {id(call) for call in verdict.restored}
     if may_lose is not None:
-        moved |= {id(call) for call in by_key.values() if may_lose.has(call)}
+        moved |= {id(call.whole or call) for call in by_key.values() if may_lose.has(call)}
     verdict.wrong.extend(_wrong_order(by_key, entries, moved))
-    verdict.wrong.extend(_wrong_replay(by_key, entries))
-    verdict.wrong.extend(_wrong_refunds(entries))
+    verdict.wrong.extend(_wrong_amounts(by_key, entries))
+    verdict.wrong.extend(plain_model.wrong_replay(entries))
+    verdict.wrong.extend(plain_model.wrong_refunds(entries))
     return verdict
+
+
+def _hold_key(row: Any) -> Key:
+    return row.account, row.quota_type, row.subject
 
 
 def _count(verdict: Verdict, call: Call) -> None:
@@ -204,26 +263,28 @@ def _wrong_about(
     call: Call,
     found: Sequence[Any],
     may_lose: MayLose | None,
-    elsewhere: Collection[str],
+    elsewhere: Collection[Key],
 ) -> Iterator[str]:
     """Say what one call's rows have that they must not, or lack; note what was lost."""
     if len(found) > 1:
         yield f"{call} is there {len(found)} times"
     elif call.outcome == "unknown":
-        verdict.unknown_applied += len(found)
+        verdict.unknown_applied += len(found) if call.whole is None else 0
     elif call.outcome in {"refused", "cancelled"}:
         if found:
             yield f"{call} was {call.outcome} ({call.error}) and is there"
     elif not found:
-        if call.is_idle or call.operation_id in elsewhere:
+        if call.is_idle or call.key in elsewhere:
             return
-        verdict.lost.append(call)
+        if call.whole is None:
+            verdict.lost.append(call)
         if may_lose is None or not may_lose.has(call):
             yield f"{call} was answered at {call.ended:.3f} and is lost"
     else:
-        verdict.kept += 1
+        verdict.kept += call.whole is None
         if differing := _differing(call, found[0]):
-            verdict.restored.append(call)
+            if call.whole is None:
+                verdict.restored.append(call)
             if may_lose is None or not may_lose.has(call):
                 yield f"{call}: {differing}"
 
@@ -246,102 +307,28 @@ def _wrong_order(
     calls: Mapping[Key, Call], entries: Sequence[Any], passed_over: Collection[int]
 ) -> Iterator[str]:
     """Say which call came after one that began only when it had been answered."""
-    instants: dict[str, list[tuple[float, int, int, Call]]] = {}
+    instants: dict[tuple[str, str], list[tuple[float, int, int, Call]]] = {}
     for row in entries:
-        call = calls.get(_key(row))
-        if call is None or id(call) in passed_over:
+        call = calls.get(key_of(row))
+        if call is None or id(call.whole or call) in passed_over:
             continue
-        of_account = instants.setdefault(row.account, [])
-        of_account.append((call.started, 1, row.version, call))
+        of_quota = instants.setdefault((row.account, row.quota_type), [])
+        of_quota.append((call.started, 1, row.version, call))
         if call.outcome == "done":
-            of_account.append((call.ended, 0, row.version, call))
-    for of_account in instants.values():
+            of_quota.append((call.ended, 0, row.version, call))
+    for of_quota in instants.values():
         last, before = 0, None
-        for _, is_start, version, call in sorted(of_account, key=lambda one: one[:3]):
+        for _, is_start, version, call in sorted(of_quota, key=lambda one: one[:3]):
             if not is_start:
                 last, before = max((last, before), (version, call), key=lambda one: one[0])
             elif version <= last and call is not before:
                 yield f"{call} (version {version}) began after {before} ({last}) was answered"
 
 
-@dataclass(slots=True)
-class _Model:
-    """A quota without overdraft: what is free, and what each open hold has."""
-
-    free: int = 0
-    holds: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def held(self) -> int:
-        return sum(self.holds.values())
-
-    def apply(self, row: Any) -> int:
-        """Move over a row, and return the shortfall that it should have."""
-        amount, hold = row.amount, row.subject
-        match row.kind:
-            case "grant.issued":
-                self.free += row.amount if row.delta else 0
-            case "quota.debited":
-                paid = min(amount, max(self.free, 0)) if "used" in row.flags.split() else amount
-                self.free -= paid
-                return int(amount - paid)
-            case "hold.placed":
-                self.holds[hold] = amount
-                self.free -= amount
-            case "hold.extended":
-                self.free -= amount - self.holds.get(hold, 0)
-                self.holds[hold] = amount
-            case "hold.captured":
-                of_hold = self.holds.pop(hold, 0)
-                if "part" in row.flags.split():
-                    kept = of_hold - min(amount, of_hold)
-                    self.holds[hold] = kept
-                else:
-                    kept = 0
-                    self.free += max(of_hold - amount, 0)
-                beyond = max(amount - of_hold, 0)
-                paid = min(beyond, max(self.free, 0))
-                self.free -= paid
-                return int(beyond - paid)
-            case "hold.released" | "hold.expired":
-                self.free += self.holds.pop(hold, 0)
-            case _:  # a refund, a grant that begins or ends: its own row says by how much
-                self.free += row.delta
-        return 0
-
-
-def _wrong_replay(calls: Mapping[Key, Call], entries: Sequence[Any]) -> Iterator[str]:
-    """Say where the ledger, replayed by version, is not what the model makes of the calls."""
-    models: dict[str, _Model] = {}
-    for row in sorted(entries, key=lambda row: (row.account, row.version)):
-        call = calls.get(_key(row))
+def _wrong_amounts(calls: Mapping[Key, Call], entries: Iterable[Any]) -> Iterator[str]:
+    """Say which call is there with another amount than it asked for."""
+    for row in entries:
+        call = calls.get(key_of(row))
         is_chosen = row.kind not in {"hold.released", "grant.voided"}
         if call is not None and row.amount != call.amount and is_chosen:
             yield f"{call} is there with {row.amount}"
-        model = models.setdefault(row.account, _Model())
-        shortfall = model.apply(row)
-        # what a hold gives back to a grant that has ended is told before the hold's end
-        if model.free < 0 and row.kind not in {"grant.voided", "grant.expired"}:
-            yield f"{row.account} version {row.version}: {row.operation_id} was not covered"
-        expected = (model.free + model.held, model.held, shortfall)
-        if expected != (row.balance_after, row.held_after, row.shortfall):
-            yield (
-                f"{row.account} version {row.version}: balance, held and shortfall are"
-                f" {(row.balance_after, row.held_after, row.shortfall)}, the model has {expected}"
-            )
-            model.free = row.balance_after - row.held_after
-
-
-def _wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
-    """Say which charge was given back above what it took."""
-    taken: dict[Key, int] = {}
-    returned: dict[Key, int] = {}
-    for row in entries:
-        if row.kind == "quota.refunded":
-            charge = (row.account, row.subject)
-            returned[charge] = returned.get(charge, 0) + row.amount
-        else:
-            taken[row.account, row.operation_id] = row.amount - row.shortfall
-    for charge, amount in returned.items():
-        if amount > taken.get(charge, 0):
-            yield f"{charge} took {taken.get(charge, 0)}, {amount} were given back"

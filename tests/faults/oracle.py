@@ -21,6 +21,9 @@ from quota_engine.jobs.verify import verify
 from quota_engine.keys import ShardKeys
 from quota_engine.ledger import epochs
 
+#: What follows a call's id in the quotas of others, and whose call it is, as their entries tell.
+SUFFIX, CALLER = "@[0-9a-f]{16}", "(nullif(details, '')::json ->> 'account')"
+
 #: Numbered as in the fault matrix. The chain (I6) is ``verify``'s.
 INVARIANTS = {
     "I1 versions are 1, 2, 3 … without gaps": """
@@ -99,6 +102,30 @@ INVARIANTS = {
     """,
     "I10 the books sum to zero": """
         SELECT quota_type, sum(amount) FROM books GROUP BY 1 HAVING sum(amount) <> 0
+    """,
+    "I13 what an account is charged for a call below it is what the caller is charged": f"""
+        WITH shares AS (
+            SELECT account, quota_type, operation_id, amount, kind, {CALLER} AS caller,
+                regexp_replace(operation_id, '{SUFFIX}', '') AS own_id
+            FROM ledger_entries
+            WHERE operation_id ~ '{SUFFIX}' AND kind IN ('quota.debited', 'hold.captured')
+        )
+        SELECT s.account, s.quota_type, s.operation_id, s.amount, s.caller, e.amount
+        FROM shares s JOIN quotas q ON (q.account, q.quota_type) = (s.caller, s.quota_type)
+        LEFT JOIN ledger_entries e ON (e.account, e.quota_type, e.operation_id)
+            = (s.caller, s.quota_type, s.own_id)
+        WHERE q.frozen = '' AND (s.amount, s.kind) IS DISTINCT FROM (e.amount, e.kind)
+    """,
+    "I13 a hold is over in all of its quotas or in none": f"""
+        SELECT e.account, e.quota_type, h.hold_id, h.state, own.state
+        FROM ledger_entries e
+        JOIN holds h ON (h.account, h.quota_type, h.hold_id)
+            = (e.account, e.quota_type, e.subject)
+        LEFT JOIN holds own ON (own.account, own.quota_type, own.hold_id)
+            = ({CALLER}, e.quota_type, regexp_replace(h.hold_id, '{SUFFIX}', ''))
+        WHERE e.kind = 'hold.placed' AND e.subject ~ '{SUFFIX}'
+            AND (h.state = 'open') IS DISTINCT FROM (own.state = 'open')
+            AND own.account NOT IN (SELECT account FROM quotas WHERE frozen <> '')
     """,
     "I12 nothing is in quarantine": """
         SELECT shard, event_id, quota, cause, reason FROM quarantine WHERE resolved_at IS NULL

@@ -17,6 +17,7 @@ ACCOUNT = "user:1"
 def row(version: int, kind: str, operation_id: str, amount: int, **others: Any) -> Any:
     given = {
         "account": ACCOUNT,
+        "quota_type": "text_token",
         "subject": "",
         "flags": "",
         "delta": 0,
@@ -84,7 +85,7 @@ def test_a_lost_call_is_permitted_in_its_window_only(calls: list[Call], rows: li
     assert (verdict.wrong, verdict.lost) == ([], [lost])
     assert check([*calls, lost], rows, may_lose=Window(11.5, 12)).wrong
     assert check([*calls, lost], rows, may_lose=Window(8, 9.5)).wrong
-    assert check([*calls, lost], rows, elsewhere={"late"}).wrong == []
+    assert check([*calls, lost], rows, elsewhere={lost.key}).wrong == []
 
 
 def test_an_answer_that_the_ledger_does_not_have_is_seen(
@@ -168,7 +169,7 @@ def test_more_given_back_than_was_taken_is_seen(calls: list[Call], rows: list[An
     ]
     assert check([*calls, refunds[0]], [*rows, returned[0]]).wrong == []
     assert check([*calls, *refunds], [*rows, *returned]).wrong == [
-        "('user:1', 'd') took 30, 40 were given back"
+        "('user:1', 'text_token', 'd') took 30, 40 were given back"
     ]
 
 

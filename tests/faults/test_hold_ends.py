@@ -79,14 +79,15 @@ def test_expiry_and_capture_at_once_end_a_hold_once(world: World) -> None:
 
 
 def ends_of(world: World, pattern: str) -> dict[str, list[str]]:
-    """Return of each hold how it ended, in order; a late capture is "late"."""
+    """Return of each hold how it ended in its own quota, in order; a late capture is "late"."""
     with world.engine.deployment.ledger.transaction() as sql:
         rows = sql.execute(
             text(
                 "SELECT subject, kind, late FROM ledger_entries WHERE subject LIKE :pattern AND"
-                " kind IN ('hold.captured', 'hold.released', 'hold.expired') ORDER BY version"
+                " kind IN ('hold.captured', 'hold.released', 'hold.expired') AND"
+                " account = ANY(:accounts) ORDER BY version"
             ),
-            {"pattern": pattern},
+            {"pattern": pattern, "accounts": list(HOT)},
         )
         ends: dict[str, list[str]] = {}
         for row in rows:

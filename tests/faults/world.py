@@ -22,8 +22,9 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,35 @@ from sqlalchemy import text
 from quota_engine import EngineUnavailableError, QuotaEngine
 from quota_engine.embedded import ValkeyServer
 from quota_engine.events import MalformedEntryError, parse_entry
-from tests.faults import history, oracle
-from tests.faults.history import Call, Verdict, Window
-from tests.faults.writers import QUOTA_TYPE, Asked, Writers, ask, issue_grant
+from quota_engine.keys import QuotaName
+from tests.faults import caps, history, oracle, shares
+from tests.faults.history import Call, Key, Verdict, Window, extension_id, key_of
+from tests.faults.shares import Sums
+from tests.faults.writers import QUOTA_TYPE, Asked, Writers, ask, issue_grant, set_limit
 from tests.workers import pending, wait_until
 
 SHARDS = 2
-#: Most calls go to the first three; the poor one is refused now and then; "cold" ones hydrate.
-HOT = ("hot:1", "hot:2", "hot:3")
-POOR = "poor"
-COLD = tuple(f"cold:{number}" for number in range(8))
-ACCOUNTS = HOT * 4 + (POOR,) * 3 + COLD
+#: Two organisations, of different shards; teams that have nothing but limits.
+ORGANISATIONS = ("acme", "contoso")
+TEAM, SLOTS, FEW = "contoso/team", "acme/slots", "contoso/few"
+#: Most calls go to the first three; the poor one is refused now and then; "cold" ones hydrate; the
+#: last two are below limits that refuse.
+HOT = ("acme/hot-1", "contoso/team/hot-2", "hot:3")
+POOR = "acme/poor"
+COLD = (*(f"cold:{number}" for number in range(4)), f"{TEAM}/cold-4", "acme/cold-5")
+LIMITED = (f"{SLOTS}/cold-6", f"{FEW}/cold-7")
+ACCOUNTS = HOT * 4 + (POOR,) * 3 + COLD + LIMITED
 RICH_GRANT, POOR_GRANT = 1_000_000, 60
+ORGANISATION_GRANT = 10_000_000
+#: Of each account above: how many, of what, per what. Refused by: ``SLOTS``, ``FEW``.
+LIMITS: tuple[tuple[str, int, str, str | None], ...] = (
+    *((name, 100_000_000, "units", "day") for name in ORGANISATIONS),
+    *((name, 1_000_000, "calls", "hour") for name in ORGANISATIONS),
+    (TEAM, 100_000_000, "units", "minute"),
+    (SLOTS, 1, "holds", None),
+    (FEW, 12, "calls", "hour"),
+)
+ACTING = frozenset((name, QUOTA_TYPE) for name in (*ORGANISATIONS, TEAM, SLOTS, FEW))
 
 ENGINE_SETTINGS = {
     "shards": SHARDS,
@@ -85,6 +103,10 @@ class World:
         self._closing = ExitStack()
         self._writings = 0
         self.engine = self.open_engine()
+        for account in ORGANISATIONS:
+            self.ask(issue_grant(account, f"{account}-first", ORGANISATION_GRANT))
+        for number, (account, amount, of, per) in enumerate(LIMITS):
+            self.ask(set_limit(account, f"limit-{number}", amount, of, per))
         for account in dict.fromkeys(accounts):
             grant = POOR_GRANT if account == POOR else RICH_GRANT
             self.ask(issue_grant(account, f"{account}-first", grant))
@@ -216,12 +238,19 @@ class World:
         if self.pending():
             wrong.append(f"{self.pending()} entries still wait")
         wrong.extend(oracle.broken(self.engine, excepting))
+        entries = self.entries()
         verdict = history.check(
-            self.calls,
-            self.entries(),
+            shares.spread(self.calls, ACTING),
+            entries,
             may_lose=may_lose,
             elsewhere=self.quarantined() if "I12" in excepting else (),
         )
+        for of_quota in by_quota(entries):
+            wrong.extend(caps.exceeded(of_quota))
+        if "I13" not in excepting:
+            wrong.extend(f"{call} is in some of its quotas only" for call in verdict.torn)
+        if not {"I12", "I13"} & set(excepting):
+            wrong.extend(self._wrong_sums(entries))
         wrong.extend(verdict.wrong)
         if not may_lose_promises:
             wrong.extend(f"a promise: {one}" for one in verdict.lost if one.verb == "issue_grant")
@@ -230,21 +259,48 @@ class World:
         assert wrong == [], "\n".join(wrong[:20])
         return verdict
 
-    def entries(self) -> list[Any]:
-        """Return the ledger's rows."""
-        with self.engine.deployment.ledger.transaction() as sql:
-            return list(sql.execute(text("SELECT * FROM ledger_entries")))
+    def _wrong_sums(self, entries: list[Any]) -> Iterator[str]:
+        """Say where an account was not charged the sum of what those below it were."""
+        sums, of_call = Sums(), dict[Key, list[Any]]()
+        for row in entries:
+            sums.add(row, row.caller)
+            of_call.setdefault(key_of(row), []).append(row)
+        for call in self.calls:
+            if call.scopes is not None:
+                sums.take_out(call, of_call.get(call.key, ()))
+        yield from sums.wrong(ACTING)
 
-    def quarantined(self) -> set[str]:
-        """Return the operation ids that are in the quarantine."""
+    def entries(self) -> list[Any]:
+        """Return the ledger's rows in the order of their logs; ``caller``: of whom a share is."""
+        with self.engine.deployment.ledger.transaction() as sql:
+            return list(sql.execute(_ENTRIES))
+
+    def quarantined(self) -> set[Key]:
+        """Return what calls are in the quarantine."""
         with self.engine.deployment.ledger.transaction() as sql:
             found = sql.execute(text("SELECT raw_entry FROM quarantine")).scalars()
-            return set(filter(None, map(_operation_of, found)))
+            return set(filter(None, map(_call_of, found)))
 
 
-def _operation_of(raw: bytes) -> str:
-    """Return whose entry these bytes are, or nothing: they may be junk."""
+def by_quota(entries: Iterable[Any]) -> Iterator[list[Any]]:
+    """Yield each quota's rows of all, which stand in the order of their logs."""
+    for _, of_quota in groupby(entries, key=lambda row: (row.account, row.quota_type)):
+        yield list(of_quota)
+
+
+_ENTRIES = text(f"""
+    SELECT *, CASE WHEN operation_id ~ '{oracle.SUFFIX}' THEN {oracle.CALLER} END AS caller
+    FROM ledger_entries ORDER BY account, quota_type, version
+""")
+
+
+def _call_of(raw: bytes) -> Key | None:
+    """Return which call these bytes tell of, if any: they may be junk."""
     try:
-        return parse_entry(bytes(raw).decode()).operation_id
+        entry = parse_entry(bytes(raw).decode())
     except (UnicodeDecodeError, MalformedEntryError):
-        return ""
+        return None
+    quota = QuotaName.parse(entry.quota)
+    is_growth = entry.kind == "hold.extended"
+    id_ = extension_id(entry.subject, entry.amount) if is_growth else entry.operation_id
+    return quota.account, quota.quota_type, id_

@@ -23,7 +23,7 @@ from quota_engine import (
     QuotaFrozenError,
     QuotaInsufficientError,
 )
-from tests.faults.history import Call, extension_id
+from tests.faults.history import Call, Told, extension_id
 from tests.workers import wait_until
 
 QUOTA_TYPE = "text_token"
@@ -225,6 +225,10 @@ def note_answer(call: Call, answer: Any) -> None:
     call.version = getattr(answer, "version", None)
     call.balance = getattr(answer, "balance", None)
     call.shortfall = getattr(answer, "shortfall", None)
+    call.told = tuple(
+        Told(one.account, one.quota_type, one.amount, one.version, one.balance, one.shortfall)
+        for one in getattr(answer, "scopes", ())
+    )
     if call.verb in {"release_hold", "void_grant"}:
         call.amount, call.is_idle = answer.amount, answer.amount == 0
     call.outcome = "done"
@@ -234,6 +238,13 @@ def issue_grant(account: str, grant_id: str, amount: int, *, priority: int = 50)
     """Return the call that puts quota in."""
     return Call("issue_grant", account, grant_id, amount), lambda engine: engine.issue_grant(
         account, QUOTA_TYPE, amount, grant_id=grant_id, source="purchase", priority=priority
+    )
+
+
+def set_limit(account: str, operation_id: str, amount: int, of: str, per: str | None) -> Asked:
+    """Return the call that lets an account use no more than so much in a time."""
+    return Call("set_limit", account, operation_id), lambda engine: engine.limits.set(
+        account, QUOTA_TYPE, amount, of=of, per=per, operation_id=operation_id
     )
 
 
