@@ -290,8 +290,9 @@ def _wrong_about(
 
 
 def _differing(call: Call, row: Any) -> str:
+    is_told = call.whole is None or call.version is not None or call.verb != "release_hold"
     told = {
-        "amount": call.amount,
+        "amount": call.amount if is_told else None,
         "version": call.version,
         "balance_after": call.balance,
         "shortfall": call.shortfall,

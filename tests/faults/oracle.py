@@ -18,11 +18,12 @@ from quota_engine.jobs import gate_rules, gate_server
 from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.jobs.server_check import read_info
 from quota_engine.jobs.verify import verify
-from quota_engine.keys import ShardKeys
+from quota_engine.keys import ShardKeys, is_quota_name
 from quota_engine.ledger import epochs
+from tests.faults.shares import SUFFIX
 
-#: What follows a call's id in the quotas of others, and whose call it is, as their entries tell.
-SUFFIX, CALLER = "@[0-9a-f]{16}", "(nullif(details, '')::json ->> 'account')"
+#: Whose call it is, as entries in the quotas of others tell.
+CALLER = "(nullif(details, '')::json ->> 'account')"
 
 #: Numbered as in the fault matrix. The chain (I6) is ``verify``'s.
 INVARIANTS = {
@@ -179,8 +180,8 @@ def standing(engine: QuotaEngine) -> Iterator[str]:
             yield f"R4: outbox {row.shard} ends at {found.top}, the cursor is {row.cursor}"
         versions: Any = deployment.client.hgetall(ShardKeys(row.shard).versions)
         for name, version in versions.items():
-            if name.startswith(b"@"):
-                continue
+            if not is_quota_name(name.decode()):
+                continue  # a mark, or what is said of an account
             head = heads.get(name.decode())
             if head is not None and head.frozen:
                 continue  # what came after is in the quarantine

@@ -8,12 +8,13 @@ what was charged. It must not know the engine's code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from tests.faults.history import Call, extension_id
+from tests.faults.history import Call, Key, extension_id
 
 #: Account and quota type.
 Quota = tuple[str, str]
@@ -27,6 +28,7 @@ IDS = {
     "release_hold": "{hold}:release",
 }
 CHARGES = frozenset({"quota.debited", "hold.captured"})
+SUFFIX = "@[0-9a-f]{16}"
 
 
 def suffix_of(account: str) -> str:
@@ -84,29 +86,40 @@ def _share(call: Call, quota: Quota, amount: int, suffix: str) -> Call:
     )
 
 
+def apart(calls: Iterable[Call]) -> set[Key]:
+    """Return the calls that chose their scopes, one for each of their quota types."""
+    chosen = (call for call in calls if call.scopes is not None and call.whole is None)
+    return {
+        (call.account, name, call.operation_id)
+        for call in chosen
+        for name in (call.quota_type, *call.more)
+    }
+
+
 @dataclass(slots=True)
 class Sums:
-    """What each account's quotas were charged by itself, and by each account below."""
+    """
+    What each account's quotas were charged by itself, and by each account below.
 
+    ``apart``: calls that chose their scopes. They count for nobody.
+    """
+
+    apart: Collection[Key] = ()
     own: dict[Quota, int] = field(default_factory=dict)
     by: dict[Quota, dict[str, int]] = field(default_factory=dict)
 
     def add(self, row: Any, caller: str) -> None:
         """Count a row of the ledger; ``caller``: whose call, empty for the account's own."""
-        if row.kind not in CHARGES:
-            return
         quota = (row.account, row.quota_type)
+        own_id = re.sub(SUFFIX, "", row.operation_id)
+        call = (caller or row.account, row.quota_type, own_id)
+        if row.kind not in CHARGES or call in self.apart:
+            return
         if caller:
             of_quota = self.by.setdefault(quota, {})
             of_quota[caller] = of_quota.get(caller, 0) + row.amount
         else:
             self.own[quota] = self.own.get(quota, 0) + row.amount
-
-    def take_out(self, call: Call, rows: Iterable[Any]) -> None:
-        """Let a call that chose its scopes count for no account above."""
-        for row in rows:
-            if row.kind in CHARGES:
-                self.own[call.account, row.quota_type] -= row.amount
 
     def wrong(self, acting: Collection[Quota]) -> Iterator[str]:
         """Say where an account was not charged what those below it were."""

@@ -36,13 +36,13 @@ from quota_engine.embedded import ValkeyServer
 from quota_engine.events import MalformedEntryError, parse_entry
 from quota_engine.keys import QuotaName
 from tests.faults import caps, history, oracle, shares
-from tests.faults.history import Call, Key, Verdict, Window, extension_id, key_of
-from tests.faults.shares import Sums
+from tests.faults.history import Call, Key, Verdict, Window, extension_id
+from tests.faults.shares import Quota, Sums
 from tests.faults.writers import QUOTA_TYPE, Asked, Writers, ask, issue_grant, set_limit
 from tests.workers import pending, wait_until
 
 SHARDS = 2
-#: Two organisations, of different shards; teams that have nothing but limits.
+#: Two organisations, of different shards. Their teams have nothing but limits.
 ORGANISATIONS = ("acme", "contoso")
 TEAM, SLOTS, FEW = "contoso/team", "acme/slots", "contoso/few"
 #: Most calls go to the first three; the poor one is refused now and then; "cold" ones hydrate; the
@@ -52,8 +52,8 @@ POOR = "acme/poor"
 COLD = (*(f"cold:{number}" for number in range(4)), f"{TEAM}/cold-4", "acme/cold-5")
 LIMITED = (f"{SLOTS}/cold-6", f"{FEW}/cold-7")
 ACCOUNTS = HOT * 4 + (POOR,) * 3 + COLD + LIMITED
-RICH_GRANT, POOR_GRANT = 1_000_000, 60
-ORGANISATION_GRANT = 10_000_000
+RICH_GRANT = 1_000_000
+GRANTS = {POOR: 60, **dict.fromkeys(ORGANISATIONS, 10_000_000)}
 #: Of each account above: how many, of what, per what. Refused by: ``SLOTS``, ``FEW``.
 LIMITS: tuple[tuple[str, int, str, str | None], ...] = (
     *((name, 100_000_000, "units", "day") for name in ORGANISATIONS),
@@ -62,7 +62,6 @@ LIMITS: tuple[tuple[str, int, str, str | None], ...] = (
     (SLOTS, 1, "holds", None),
     (FEW, 12, "calls", "hour"),
 )
-ACTING = frozenset((name, QUOTA_TYPE) for name in (*ORGANISATIONS, TEAM, SLOTS, FEW))
 
 ENGINE_SETTINGS = {
     "shards": SHARDS,
@@ -88,6 +87,7 @@ class World:
         url: str | None = None,
         seed: int | None = None,
         accounts: Sequence[str] = ACCOUNTS,
+        types: Sequence[str] = (QUOTA_TYPE,),
         **settings: Any,
     ) -> None:
         self.server = server
@@ -103,13 +103,17 @@ class World:
         self._closing = ExitStack()
         self._writings = 0
         self.engine = self.open_engine()
-        for account in ORGANISATIONS:
-            self.ask(issue_grant(account, f"{account}-first", ORGANISATION_GRANT))
+        #: The quotas that are asked by calls of the accounts below them.
+        self.acting: frozenset[Quota] = frozenset(
+            [(name, QUOTA_TYPE) for name, *_ in LIMITS]
+            + [(name, of_type) for name in ORGANISATIONS for of_type in types]
+        )
+        for account in dict.fromkeys((*ORGANISATIONS, *accounts)):
+            grant = GRANTS.get(account, RICH_GRANT)
+            for of_type in types:
+                self.ask(issue_grant(account, f"{account}-first", grant, quota_type=of_type))
         for number, (account, amount, of, per) in enumerate(LIMITS):
             self.ask(set_limit(account, f"limit-{number}", amount, of, per))
-        for account in dict.fromkeys(accounts):
-            grant = POOR_GRANT if account == POOR else RICH_GRANT
-            self.ask(issue_grant(account, f"{account}-first", grant))
 
     def __enter__(self) -> World:
         return self
@@ -240,7 +244,7 @@ class World:
         wrong.extend(oracle.broken(self.engine, excepting))
         entries = self.entries()
         verdict = history.check(
-            shares.spread(self.calls, ACTING),
+            shares.spread(self.calls, self.acting),
             entries,
             may_lose=may_lose,
             elsewhere=self.quarantined() if "I12" in excepting else (),
@@ -261,14 +265,10 @@ class World:
 
     def _wrong_sums(self, entries: list[Any]) -> Iterator[str]:
         """Say where an account was not charged the sum of what those below it were."""
-        sums, of_call = Sums(), dict[Key, list[Any]]()
+        sums = Sums(shares.apart(self.calls))
         for row in entries:
             sums.add(row, row.caller)
-            of_call.setdefault(key_of(row), []).append(row)
-        for call in self.calls:
-            if call.scopes is not None:
-                sums.take_out(call, of_call.get(call.key, ()))
-        yield from sums.wrong(ACTING)
+        yield from sums.wrong(self.acting)
 
     def entries(self) -> list[Any]:
         """Return the ledger's rows in the order of their logs; ``caller``: of whom a share is."""
@@ -289,7 +289,7 @@ def by_quota(entries: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 _ENTRIES = text(f"""
-    SELECT *, CASE WHEN operation_id ~ '{oracle.SUFFIX}' THEN {oracle.CALLER} END AS caller
+    SELECT *, CASE WHEN operation_id ~ '{shares.SUFFIX}' THEN {oracle.CALLER} END AS caller
     FROM ledger_entries ORDER BY account, quota_type, version
 """)
 

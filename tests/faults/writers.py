@@ -234,10 +234,13 @@ def note_answer(call: Call, answer: Any) -> None:
     call.outcome = "done"
 
 
-def issue_grant(account: str, grant_id: str, amount: int, *, priority: int = 50) -> Asked:
+def issue_grant(
+    account: str, grant_id: str, amount: int, *, priority: int = 50, quota_type: str = QUOTA_TYPE
+) -> Asked:
     """Return the call that puts quota in."""
-    return Call("issue_grant", account, grant_id, amount), lambda engine: engine.issue_grant(
-        account, QUOTA_TYPE, amount, grant_id=grant_id, source="purchase", priority=priority
+    call = Call("issue_grant", account, grant_id, amount, quota_type=quota_type)
+    return call, lambda engine: engine.issue_grant(
+        account, quota_type, amount, grant_id=grant_id, source="purchase", priority=priority
     )
 
 
@@ -264,51 +267,64 @@ def refund(
     )
 
 
-def extend_hold(account: str, hold_id: str, amount: int) -> Asked:
+def extend_hold(account: str, hold_id: str, amount: int, **others: Any) -> Asked:
     """Return the call that lets a hold grow to ``amount``."""
-    call = Call("extend_hold", account, extension_id(hold_id, amount), amount, hold_id)
-    return call, lambda engine: engine.extend_hold(
-        hold_id, amount, account=account, quota_type=QUOTA_TYPE
+    call = Call(
+        *("extend_hold", account, extension_id(hold_id, amount), amount, hold_id), **others
     )
+    return call, lambda engine: engine.extend_hold(hold_id, _amount(call), **_held(call))
 
 
-def debit(account: str, operation_id: str, amount: int) -> Asked:
+def debit(account: str, operation_id: str, amount: int, **others: Any) -> Asked:
     """Return the call that takes quota at once."""
-    return Call("debit", account, operation_id, amount), lambda engine: engine.debit(
-        account, QUOTA_TYPE, amount, operation_id=operation_id
+    call = Call("debit", account, operation_id, amount, **others)
+    return call, lambda engine: engine.debit(
+        account, *_units(call), operation_id=operation_id, scopes=call.scopes
     )
 
 
-def place_hold(account: str, hold_id: str, amount: int, *, ttl: float = HOLD_TTL_SECONDS) -> Asked:
+def place_hold(
+    account: str, hold_id: str, amount: int, *, ttl: float = HOLD_TTL_SECONDS, **others: Any
+) -> Asked:
     """Return the call that sets quota aside."""
-    return Call("place_hold", account, hold_id, amount, hold_id), lambda engine: engine.place_hold(
-        account, QUOTA_TYPE, amount, operation_id=hold_id, ttl=ttl
+    call = Call("place_hold", account, hold_id, amount, hold_id, **others)
+    return call, lambda engine: engine.place_hold(
+        account, *_units(call), operation_id=hold_id, ttl=ttl, scopes=call.scopes
     )
 
 
-def capture_part(account: str, hold_id: str, operation_id: str, amount: int) -> Asked:
+def capture_part(
+    account: str, hold_id: str, operation_id: str, amount: int, **others: Any
+) -> Asked:
     """Return the call that charges a part and leaves the hold open."""
-    call = Call("capture_part", account, operation_id, amount, hold_id)
+    call = Call("capture_part", account, operation_id, amount, hold_id, **others)
     return call, lambda engine: engine.capture_hold(
-        *(hold_id, amount),
-        final=False,
-        operation_id=operation_id,
-        account=account,
-        quota_type=QUOTA_TYPE,
+        hold_id, _amount(call), final=False, operation_id=operation_id, **_held(call)
     )
 
 
-def capture(account: str, hold_id: str, amount: int) -> Asked:
+def capture(account: str, hold_id: str, amount: int, **others: Any) -> Asked:
     """Return the call that charges a hold and closes it."""
-    call = Call("capture_hold", account, f"{hold_id}:capture", amount, hold_id)
-    return call, lambda engine: engine.capture_hold(
-        hold_id, amount, account=account, quota_type=QUOTA_TYPE
-    )
+    call = Call("capture_hold", account, f"{hold_id}:capture", amount, hold_id, **others)
+    return call, lambda engine: engine.capture_hold(hold_id, _amount(call), **_held(call))
 
 
-def release(account: str, hold_id: str) -> Asked:
+def release(account: str, hold_id: str, **others: Any) -> Asked:
     """Return the call that gives a hold back."""
-    call = Call("release_hold", account, f"{hold_id}:release", 0, hold_id)
-    return call, lambda engine: engine.release_hold(
-        hold_id, account=account, quota_type=QUOTA_TYPE
-    )
+    call = Call("release_hold", account, f"{hold_id}:release", 0, hold_id, **others)
+    return call, lambda engine: engine.release_hold(hold_id, **_held(call))
+
+
+def _units(call: Call) -> tuple[Any, ...]:
+    """Return what a call asks for, as holds and debits take it."""
+    return (_amount(call),) if call.more else (call.quota_type, call.amount)
+
+
+def _amount(call: Call) -> int | dict[str, int]:
+    return {call.quota_type: call.amount, **call.more} if call.more else call.amount
+
+
+def _held(call: Call) -> dict[str, Any]:
+    """Return what is said beside a hold's id."""
+    types = (call.quota_type, *call.more)
+    return {"account": call.account, "quota_type": types, "scopes": call.scopes}

@@ -17,7 +17,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from quota_engine.ledger.migrate import upgrade
-from tests.faults.world import ENGINE_SETTINGS, HOT, POOR, World
+from tests.faults.world import ENGINE_SETTINGS, FEW, HOT, ORGANISATIONS, POOR, SLOTS, TEAM, World
+from tests.faults.writers import QUOTA_TYPE
 from tests.proxy import Proxy
 from tests.servers import TestServers, end_forgotten_servers
 from tests.workers import Worker
@@ -25,9 +26,18 @@ from tools.nemesis.client import Orders
 
 ROOT = Path(__file__).resolve().parents[2]
 
-COLD = tuple(f"cold:{number}" for number in range(40))
-#: Most calls go to the first three; the poor one is refused now and then; the cold ones hydrate.
-ACCOUNTS = HOT * 12 + (POOR,) * 4 + COLD
+COLD = (
+    *(f"cold:{number}" for number in range(16)),
+    *(f"acme/cold-{number}" for number in range(8)),
+    *(f"{TEAM}/cold-{number}" for number in range(8)),
+    *(f"{team}/cold-{number}" for team in (SLOTS, FEW) for number in range(4)),
+)
+#: Most calls go to the first three; the poor one is refused now and then; the cold ones hydrate;
+#: organisations call, too.
+ACCOUNTS = HOT * 12 + (POOR,) * 4 + COLD + ORGANISATIONS
+TYPES = (QUOTA_TYPE, "image")
+#: Whom an operator suspends now and then.
+SUSPENDED = (*ORGANISATIONS, TEAM, SLOTS, *HOT)
 WORKERS = 2
 #: Operations are remembered so long: retries come within seconds, hydrations stay small.
 HORIZON_SECONDS = 120
@@ -115,6 +125,7 @@ class Arena:
                     self.postgres.url,
                     seed=self.seed,
                     accounts=ACCOUNTS,
+                    types=TYPES,
                     **{**SETTINGS, "call_timeout_seconds": 15.0},  # type: ignore[arg-type]
                 )
             )

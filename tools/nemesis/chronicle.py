@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from tests.faults.history import Call
+from tests.faults.history import Call, Told
 
 BEGUN, ENDED, FAULT = "b", "e", "f"
 #: What is known of a call in its end.
 TOLD = (
     *("outcome", "ended", "version", "balance", "shortfall", "amount"),
-    *("is_idle", "attempts", "error"),
+    *("is_idle", "attempts", "error", "told"),
 )
 
 
@@ -35,12 +35,13 @@ class Chronicle:
         self._write(
             BEGUN,
             *(call.operation_id, call.account, call.verb, call.amount, call.hold_id),
-            call.started,
+            *(call.started, call.quota_type, call.more, call.scopes),
         )
 
     def ended(self, call: Call) -> None:
         """Tell what came of it."""
-        told = (getattr(call, name) for name in TOLD)
+        told = [getattr(call, name) for name in TOLD[:-1]]
+        told.append([astuple(one) for one in call.told])
         self._write(ENDED, call.operation_id, call.account, *told)
 
     def fault(self, text: str) -> None:
@@ -51,9 +52,9 @@ class Chronicle:
         os.write(self._file, json.dumps(words).encode() + b"\n")
 
 
-def read(paths: Iterable[Path]) -> tuple[dict[str, list[Call]], list[str]]:
-    """Return the calls of each account, and what no client should have been told."""
-    calls: dict[str, list[Call]] = defaultdict(list)
+def read(paths: Iterable[Path]) -> tuple[list[Call], list[str]]:
+    """Return all calls, and what no client should have been told."""
+    calls: list[Call] = []
     faults: list[str] = []
     for path in paths:
         open_calls: dict[tuple[str, str], Call] = {}
@@ -63,10 +64,12 @@ def read(paths: Iterable[Path]) -> tuple[dict[str, list[Call]], list[str]]:
                 if what == FAULT:
                     faults.extend(words)
                 elif what == BEGUN:
-                    operation_id, account, verb, amount, hold_id, started = words
+                    operation_id, account, verb, amount, hold_id, started, *others = words
                     call = Call(verb, account, operation_id, amount, hold_id, started)
+                    call.quota_type, call.more, scopes = others
+                    call.scopes = None if scopes is None else tuple(scopes)
                     open_calls[account, operation_id] = call
-                    calls[account].append(call)
+                    calls.append(call)
                 else:
                     operation_id, account, *told = words
                     _end(open_calls.pop((account, operation_id)), told)
@@ -76,3 +79,4 @@ def read(paths: Iterable[Path]) -> tuple[dict[str, list[Call]], list[str]]:
 def _end(call: Call, words: list[Any]) -> None:
     for name, value in zip(TOLD, words, strict=True):
         setattr(call, name, value)
+    call.told = tuple(Told(*one) for one in words[-1])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from quota_engine import (
+    AccountBarredError,
     BackpressureError,
     EngineUnavailableError,
     GrantNotFoundError,
@@ -33,8 +34,9 @@ from quota_engine import (
     QuotaEngine,
 )
 from tests.faults.history import Call
+from tests.faults.shares import above
+from tests.faults.world import FEW, ORGANISATIONS, SLOTS, TEAM
 from tests.faults.writers import (
-    QUOTA_TYPE,
     REFUSALS,
     Asked,
     capture,
@@ -46,6 +48,7 @@ from tests.faults.writers import (
     place_hold,
     refund,
     release,
+    set_limit,
     told_by,
     void_grant,
 )
@@ -59,9 +62,21 @@ REPORT_SECONDS = 0.5
 REPEAT_SECONDS = 20.0
 TTL_SECONDS = 30.0
 #: Beside the refusals of a plain writer.
-ALSO_REFUSED = (HoldClosedError, InvalidAmountError, GrantNotFoundError)
+ALSO_REFUSED = (HoldClosedError, InvalidAmountError, GrantNotFoundError, AccountBarredError)
 #: Spent first, or last: what is to be voided must still be there.
 FIRST, LAST = 10, 90
+#: Besides the first: of this type a call may ask, too.
+SECOND_TYPE = "image"
+#: What operators set, to how many: account, of what, per what. Some refuse until they are set
+#: anew.
+LIMITS: tuple[tuple[str, str, str | None, tuple[int, ...]], ...] = (
+    *((name, "holds", None, (8, 100, 1_000)) for name in ORGANISATIONS),
+    *((name, "units", "day", (2_000, *(10**8,) * 5)) for name in ORGANISATIONS),
+    (TEAM, "units", "hour", (500, 50_000, 10**8)),
+    (TEAM, "units", "minute", (500, 10**8)),
+    (SLOTS, "holds", None, (1, 2, 5)),
+    (FEW, "calls", "hour", (50, 400, 3_000)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +129,14 @@ class Client:
         account = chance.choice(self._orders.accounts)
         amount, what = chance.randint(1, 9), chance.random()
         if what < 0.38:
-            charge = debit(account, id_, amount)
+            charge = debit(account, id_, amount, **_others(account, 3, chance))
             if self._ask(charge, chance) == "done":
                 self._charges.append(charge[0])
-        elif what < 0.92:
+        elif what < 0.917:
             self._hold(account, id_, amount, chance)
+        elif what < 0.92:
+            name, of, per, amounts = chance.choice(LIMITS)
+            self._ask(set_limit(name, id_, chance.choice(amounts), of, per), chance)
         elif what < 0.935:  # from here on PostgreSQL is asked, too, which takes its time
             self._ask(issue_grant(account, id_, 9 * amount, priority=FIRST), chance)
         elif what < 0.942:
@@ -134,7 +152,9 @@ class Client:
         """Place a hold, and do with it what callers do: some are late, some never come back."""
         is_brief, total = chance.random() < 0.05, 5 * amount
         ttl = 0.2 if is_brief else TTL_SECONDS
-        if self._ask(place_hold(account, hold_id, total, ttl=ttl), chance) != "done":
+        others = _others(account, 6, chance)
+        placed = place_hold(account, hold_id, total, ttl=ttl, **others)
+        if self._ask(placed, chance) != "done":
             return
         if is_brief:
             time.sleep(chance.uniform(0.15, 0.3))
@@ -142,16 +162,20 @@ class Client:
             return
         if chance.random() < 0.2:
             total += chance.randint(1, 20)
-            self._ask(extend_hold(account, hold_id, total), chance)
+            grown = {**others, "more": {name: units + 2 for name, units in others["more"].items()}}
+            self._ask(extend_hold(account, hold_id, total, **grown), chance)
         if chance.random() < 0.3:
-            part = capture_part(account, hold_id, f"{hold_id}-part", chance.randint(1, 2 * amount))
+            units = chance.randint(1, 2 * amount)
+            used = _used(others, 2, chance)
+            part = capture_part(account, hold_id, f"{hold_id}-part", units, **used)
             self._ask(part, chance)
         if chance.random() < 0.75:
-            charge = capture(account, hold_id, chance.randint(0, 6 * amount))
+            used = _used(others, 8, chance)
+            charge = capture(account, hold_id, chance.randint(0, 6 * amount), **used)
             if self._ask(charge, chance) == "done":
                 self._charges.append(charge[0])
                 return
-        self._ask(release(account, hold_id), chance)
+        self._ask(release(account, hold_id, **others), chance)
 
     def _grant_and_void(self, account: str, id_: str, amount: int, chance: random.Random) -> None:
         granted = issue_grant(account, f"{id_}-grant", amount, priority=LAST)
@@ -220,7 +244,7 @@ class Client:
                 self._refused(call, error)
             else:
                 note_answer(call, answer)
-                if call.verb != "extend_hold" and not call.is_idle:
+                if call.verb not in {"extend_hold", "set_limit"} and not call.is_idle:
                     self._answered.append((asked, answer))
         self._end(call)
         return call.outcome
@@ -233,7 +257,7 @@ class Client:
         """Cancel a call, or learn its answer; return whether it was cancelled."""
         while time.monotonic() < self.give_up_at:
             try:
-                told = self._engine.cancel(call.account, QUOTA_TYPE, call.operation_id)
+                told = self._engine.cancel(call.account, call.quota_type, call.operation_id)
             except EngineUnavailableError as error:
                 call.error = f"cancelling: {error}"[:200]
                 time.sleep(RETRY_SECONDS)
@@ -251,6 +275,21 @@ class Client:
             self._chronicle.ended(call)
         else:
             self._chronicle.fault(f"{call} was not answered in time: {call.error}")
+
+
+def _others(account: str, units_max: int, chance: random.Random) -> dict[str, Any]:
+    """Return what some calls ask for beside: a second type, scopes of their own."""
+    more, scopes = {}, None
+    if chance.random() < 0.2:
+        more = {SECOND_TYPE: chance.randint(1, units_max)}
+    if chance.random() < 0.06:
+        scopes = chance.choice(((), above(account)[-1:]))
+    return {"more": more, "scopes": scopes}
+
+
+def _used(others: dict[str, Any], units_max: int, chance: random.Random) -> dict[str, Any]:
+    """Return what a hold used of its further types."""
+    return {**others, "more": {name: chance.randint(0, units_max) for name in others["more"]}}
 
 
 def opened(orders: Orders) -> QuotaEngine:

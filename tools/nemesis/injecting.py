@@ -11,7 +11,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -24,10 +24,9 @@ from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.faults import aof
 from tests.faults.history import Window
-from tests.faults.world import SHARDS
-from tests.faults.writers import QUOTA_TYPE
+from tests.faults.world import FEW, ORGANISATIONS, SHARDS, SLOTS, TEAM
 from tests.workers import wait_until
-from tools.nemesis.arena import ACCOUNTS, COLD, WORKERS, Arena
+from tools.nemesis.arena import ACCOUNTS, COLD, SUSPENDED, TYPES, WORKERS, Arena
 from tools.nemesis.schedule import Fault, Kind
 
 TORN_KEY = "nemesis:torn"
@@ -35,6 +34,19 @@ TORN_KEY = "nemesis:torn"
 TORN = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$12\r\nnemesis:torn\r\n$1\r\n1\r\n*3\r\n$3\r\nSE"
 DRAINERS = 6
 PAUSE_SECONDS = 0.05
+#: Whose keys vanish: of those who call, and of those above.
+DELETED = ACCOUNTS + (*ORGANISATIONS, TEAM, SLOTS, FEW) * 4
+#: So long an operator tries; all faults are over by then.
+OPERATOR_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """An account was suspended from when an operator was told so, until it was to be opened."""
+
+    account: str
+    since: float
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class Injector:
         self.findings: list[str] = []
         #: When answered calls may have been lost: only where the server syncs every second.
         self.windows: list[Window] = []
+        self.suspensions: list[Suspension] = []
         self._arena = arena
         self._world = arena.world
         self._locks: dict[str, threading.Lock] = {}
@@ -132,7 +145,7 @@ class Injector:
     def quota_deleted(self, fault: Fault) -> None:
         chance = random.Random(fault.pick)
         for _ in turns(fault.seconds, 0.2):
-            name = QuotaName(chance.choice(ACCOUNTS), QUOTA_TYPE)
+            name = QuotaName(chance.choice(DELETED), chance.choice(TYPES))
             keys = ShardKeys(shard_of(name.account, SHARDS))
             self._world.admin.delete(keys.quota(str(name)))
 
@@ -227,14 +240,15 @@ class Injector:
     def unload_races(self, fault: Fault) -> None:
         """Unload what clients use, over and over: each of their next calls must hydrate it."""
         deployment = self._world.engine.deployment
-        query = text("SELECT account, version FROM quotas WHERE account = ANY(:accounts)")
+        query = text("SELECT * FROM quotas WHERE account = ANY(:accounts)")
+        names = [*COLD, *ORGANISATIONS, TEAM, SLOTS, FEW]
         for _ in turns(fault.seconds, PAUSE_SECONDS):
             with suppress(EngineUnavailableError):
                 with deployment.ledger.transaction() as sql:
-                    rows = list(sql.execute(query, {"accounts": list(COLD)}))
+                    rows = list(sql.execute(query, {"accounts": names}))
                 commands = [
                     UnloadQuota(
-                        quota=QuotaName(row.account, QUOTA_TYPE),
+                        quota=QuotaName(row.account, row.quota_type),
                         version=row.version,
                         change_after_ms=0,
                     )
@@ -250,6 +264,18 @@ class Injector:
             report = self._world.engine.reconcile(repair=True)
             self.findings.extend(f"reconciled under load: {drift}" for drift in report.drifts)
 
+    def account_suspended(self, fault: Fault) -> None:
+        """Suspend an account, perhaps one above others, and open it again."""
+        account = SUSPENDED[int(fault.pick * len(SUSPENDED))]
+        accounts, name = self._world.engine.accounts, f"nemesis-{fault.number}"
+        try:
+            insist(lambda: accounts.suspend(account, reason="nemesis", operation_id=name))
+            since = time.monotonic()
+            time.sleep(fault.seconds)
+            self.suspensions.append(Suspension(account, since, time.monotonic()))
+        finally:
+            insist(lambda: accounts.activate(account, operation_id=f"{name}-over"))
+
     # -- clients
 
     def client_kill(self, fault: Fault) -> None:
@@ -264,6 +290,20 @@ class Injector:
 def method_of(kind: Kind) -> str:
     """Return the name of the method that does faults of a kind."""
     return kind.name.replace("-", "_")
+
+
+def insist(method: Callable[[], object]) -> None:
+    """Call until there is an answer: an operator tries again."""
+    until = time.monotonic() + OPERATOR_SECONDS
+    while True:
+        try:
+            method()
+        except EngineUnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
 
 
 def turns(seconds: float, pause: float) -> Iterator[None]:

@@ -1,29 +1,31 @@
 """
 What must be true when everything is healed: each broken promise becomes one named violation.
 
-Accounts are judged one after another, so that memory is bounded by the largest one's log.
+Quotas are judged one after another, so that no more than the largest one's log is in memory.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import text
 
 from quota_engine.errors import QuotaError
-from tests.faults import history, oracle
+from tests.faults import caps, history, oracle, shares
 from tests.faults.history import Call, Verdict, Window
+from tests.faults.shares import Quota, Sums, above
 from tests.faults.world import World
 from tests.workers import wait_until
 from tools.nemesis import chronicle
 from tools.nemesis.arena import Arena
-from tools.nemesis.injecting import TORN_KEY, Injected
+from tools.nemesis.injecting import TORN_KEY, Injected, Injector, Suspension
 from tools.nemesis.schedule import Fault
 
 DRAIN_SECONDS = 300.0
@@ -35,11 +37,14 @@ _SESSIONS = text(
     " pg_blocking_pids(pid)::text, left(query, 120)) AS told FROM pg_stat_activity"
     " WHERE xact_start IS NOT NULL AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
 )
-_ENTRIES = text("""
-SELECT account, operation_id, kind, version, amount, delta, balance_after, held_after, shortfall,
-    subject, flags
+_ENTRIES = text(f"""
+SELECT account, quota_type, operation_id, kind, version, at_ms, amount, delta, balance_after,
+    held_after, shortfall, subject, flags, terms,
+    CASE WHEN operation_id ~ '{shares.SUFFIX}' THEN {oracle.CALLER} END AS caller
 FROM ledger_entries ORDER BY account, quota_type, version
 """)
+#: What a suspended account admits no more.
+NEW = frozenset({"debit", "place_hold", "extend_hold"})
 
 
 @dataclass(slots=True)
@@ -52,6 +57,9 @@ class Judgement:
     calls: int = 0
     attempts: int = 0
     entries: dict[str, int] = field(default_factory=dict)
+    #: Calls that were refused, by the error that said so.
+    refusals: dict[str, int] = field(default_factory=dict)
+    suspensions: int = 0
     #: Seconds without any answer, and the fault that stopped Redis then.
     outages: list[tuple[float, Fault]] = field(default_factory=list)
     #: How long the judging took.
@@ -68,24 +76,32 @@ class Windows:
         return any(window.has(call) for window in self.windows)
 
 
-def judge(arena: Arena, injected: Sequence[Injected], windows: Sequence[Window]) -> Judgement:
+def judge(arena: Arena, injector: Injector) -> Judgement:
     """Drain a healed arena to empty, and compare everything with everything."""
     world, judgement, started = arena.world, Judgement(), time.monotonic()
+    windows = Windows(injector.windows) if injector.windows else None
     judgement.violations.extend(_emptied(world))
     calls, faults = chronicle.read(arena.chronicles)
+    calls += world.calls
     judgement.violations.extend(faults)
-    for call in world.calls:
-        calls[call.account].append(call)
-    judgement.calls = sum(map(len, calls.values()))
-    judgement.attempts = sum(call.attempts for of_account in calls.values() for call in of_account)
-    judgement.outages = outages(calls, injected)
-    excepting = ("I12",) if windows else ()  # what a cut file brings back may be in doubt
+    judgement.violations.extend(injector.findings)
+    judgement.calls = len(calls)
+    judgement.attempts = sum(call.attempts for call in calls)
+    refused = (call.error.partition(":")[0] for call in calls if call.outcome == "refused")
+    judgement.refusals = dict(sorted(Counter(refused).items()))
+    judgement.outages = outages(calls, injector.done)
+    judgement.suspensions = len(injector.suspensions)
+    judgement.violations.extend(admitted_while_suspended(calls, injector.suspensions))
+    excepting = ("I12", "I13") if windows else ()  # what a cut file brings back may be in doubt
     try:
         judgement.violations.extend(oracle.broken(world.engine, excepting))
     except QuotaError as error:
         judgement.violations.append(f"the oracle could not look: {error}")
-    _judge_calls(judgement, world, calls, Windows(windows) if windows else None)
+    _judge_calls(judgement, world, calls, windows)
     judgement.violations.extend(judgement.verdict.wrong)
+    if windows is None:
+        torn = judgement.verdict.torn
+        judgement.violations.extend(f"{call} is in some of its quotas only" for call in torn)
     if world.admin.exists(TORN_KEY):
         judgement.violations.append("half a transaction was executed after a restart")
     judgement.seconds = time.monotonic() - started
@@ -117,35 +133,53 @@ def _emptied(world: World) -> Iterator[str]:
 
 
 def _judge_calls(
-    judgement: Judgement, world: World, calls: dict[str, list[Call]], may_lose: Windows | None
+    judgement: Judgement, world: World, calls: Sequence[Call], may_lose: Windows | None
 ) -> None:
-    """Compare each account's calls with its log."""
-    counts: dict[str, int] = defaultdict(int)
-    left = dict(calls)
+    """Compare each quota's calls with its log, and what accounts were charged with each other."""
+    counts: Counter[str] = Counter()
+    sums = Sums(shares.apart(calls))
+    left: dict[Quota, list[Call]] = defaultdict(list)
+    for call in shares.spread(calls, world.acting):
+        left[call.account, call.quota_type].append(call)
     elsewhere = world.quarantined() if may_lose is not None else ()
     with world.engine.deployment.ledger.transaction() as sql:
         rows = sql.execution_options(yield_per=5_000).execute(_ENTRIES)
-        for account, of_account in groupby(rows, key=lambda row: row.account):
-            entries: list[Any] = list(of_account)
+        for quota, of_quota in groupby(rows, key=lambda row: (row.account, row.quota_type)):
+            entries: list[Any] = list(of_quota)
             for entry in entries:
                 counts[entry.kind] += 1
+                sums.add(entry, entry.caller)
+            judgement.violations.extend(caps.exceeded(entries))
             judgement.verdict.add(
-                history.check(
-                    left.pop(account, ()), entries, may_lose=may_lose, elsewhere=elsewhere
-                )
+                history.check(left.pop(quota, ()), entries, may_lose=may_lose, elsewhere=elsewhere)
             )
     for rest in left.values():
-        judgement.verdict.add(history.check(rest, (), may_lose=may_lose))
+        judgement.verdict.add(history.check(rest, (), may_lose=may_lose, elsewhere=elsewhere))
+    if may_lose is None:
+        judgement.violations.extend(sums.wrong(world.acting))
     judgement.entries = dict(sorted(counts.items()))
 
 
-def outages(
-    calls: dict[str, list[Call]], injected: Sequence[Injected]
-) -> list[tuple[float, Fault]]:
-    """Return for each fault that stopped Redis the longest time in which nobody had an answer."""
-    answered = sorted(
-        call.ended for of_account in calls.values() for call in of_account if call.ended
+def admitted_while_suspended(
+    calls: Sequence[Call], suspensions: Sequence[Suspension]
+) -> Iterator[str]:
+    """Say which call was admitted that began and ended while its account was suspended."""
+    begun = sorted(
+        (call for call in calls if call.verb in NEW and call.outcome == "done"),
+        key=attrgetter("started"),
     )
+    for one in suspensions:
+        for call in begun[bisect_right(begun, one.since, key=attrgetter("started")) :]:
+            if call.started > one.until:
+                break
+            path = (call.account, *above(call.account))
+            if call.ended < one.until and one.account in path:
+                yield f"{call} was admitted while {one.account} was suspended"
+
+
+def outages(calls: Sequence[Call], injected: Sequence[Injected]) -> list[tuple[float, Fault]]:
+    """Return for each fault that stopped Redis the longest time in which nobody had an answer."""
+    answered = sorted(call.ended for call in calls if call.ended)
     found = []
     for one in injected:
         if one.fault.kind.stops_redis and not one.error:

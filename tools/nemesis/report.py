@@ -81,6 +81,8 @@ def print_summary(summary: Summary) -> None:
         f" {summary.cancelled:,} cancelled, {summary.unknown:,} unknown"
         f" ({summary.unknown_applied:,} of them applied)"
     )
+    told = ", ".join(f"{count:,} {name}" for name, count in summary.refusals.items())
+    console.print(f"refused by: {told or 'nothing'}; {summary.suspensions} suspensions")
     console.print(
         f"acknowledged mutations: {summary.acknowledged:,} counted by the clients,"
         f" {summary.acknowledged_in_ledger:,} of them in the ledger"

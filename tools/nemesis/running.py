@@ -60,6 +60,9 @@ class Summary:
     acknowledged: int
     acknowledged_in_ledger: int
     refused: int
+    #: Refused calls by the error that said so.
+    refusals: dict[str, int]
+    suspensions: int
     cancelled: int
     unknown: int
     unknown_applied: int
@@ -113,8 +116,7 @@ def run(options: Options, watch: Watcher) -> Summary:
             injector.finish()
         _finish(arena, watch)
         watch(Progress("draining and judging", counts=arena.counts))
-        judgement = judge(arena, injector.done, injector.windows)
-        judgement.violations.extend(injector.findings)
+        judgement = judge(arena, injector)
         return _summary(options, arena, faults, injector.done, judgement)
 
 
@@ -172,6 +174,8 @@ def _summary(
         acknowledged=verdict.done - idle,
         acknowledged_in_ledger=verdict.kept,
         refused=verdict.refused,
+        refusals=judgement.refusals,
+        suspensions=judgement.suspensions,
         cancelled=verdict.cancelled,
         unknown=verdict.unknown,
         unknown_applied=verdict.unknown_applied,
