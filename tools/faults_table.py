@@ -98,8 +98,9 @@ HEAD = """\
 # Faults
 
 What the engine survives, and the test that proves it: with real processes, each against the whole
-oracle where it can be: every invariant of ledger and Redis, and what each client was told (see
-`tests/faults/world.py`). `make faults` runs all of them, `./run test` leaves the slow ones out.
+oracle where it can be: every invariant of ledger and Redis, and what each client was told, on each
+level of a path and under limits (see `tests/faults/world.py`). `make faults` runs all of them,
+`./run test` leaves the slow ones out.
 
 <!-- written by `python -m tools.faults_table` -->
 """
@@ -115,12 +116,17 @@ python -m tools.nemesis --seconds 600 --appendfsync everysec
 ```
 
 Sixteen clients in four processes debit, hold, extend, capture, release, grant, void, refund and
-cancel on a few hot and many cold accounts, two workers persist, and every second or two a fault of
-the matrix comes: servers, workers and clients are killed, stopped and replaced, the network loses
-replies, keys and scripts vanish. The schedule follows from the seed alone; how calls and faults
-meet does not. In the end everything is healed, drained and judged: all invariants, and each
-client's word, which was written down before and after each call. It exits with 3 when anything was
-violated. `--json` prints the summary for programs.
+cancel on a few hot and many cold accounts, two workers persist, and every second or two a fault
+of the matrix comes: servers, workers and clients are killed, stopped and replaced, the network
+loses replies, keys and scripts vanish. Most accounts are below one of two organisations, which
+pay and have limits, or below teams that have only limits; some calls are of two quota types or
+choose their scopes; limits are set anew, and accounts suspended for a moment. The schedule
+follows from the seed alone; how calls and faults meet does not. In the end everything is healed,
+drained and judged: all invariants; each client's word, which was written down before and after
+each call; that a call is in all of its quotas or in none, and each account was charged what
+those below it were; that no limit of an hour and more, or of open holds, was passed; that
+nothing was admitted while suspended. It exits with 3 when anything was violated. `--json` prints
+the summary for programs.
 
 Under `always` nothing that was answered may be lost. With `everysec` power losses come too: what
 was answered since the last sync may be lost, and is counted. Not among the faults is what loses

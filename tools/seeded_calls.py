@@ -5,6 +5,9 @@ from __future__ import annotations
 from tools.mutant import Mutant
 
 SHARES = "tests/lua/test_shares.py"
+FLUSHED = (
+    "tests/faults/test_redis_restarts.py::test_flushed_scripts_are_loaded_again_and_nobody_notices"
+)
 
 CALLS = (
     Mutant(
@@ -20,6 +23,21 @@ CALLS = (
         "not state.is_counted and state.asked > quotas.spendable(state) then",
         "state == states[1] and state.asked > quotas.spendable(state) then",
         (SHARES + "::test_what_the_team_lacks_refuses_the_user_and_leaves_no_trace",),
+    ),
+    Mutant(
+        "a capture forgets the account that is furthest above",
+        "lua/capture_hold.lua",
+        "for _, each in ipairs(states) do\n  local hold",
+        "for _, each in ipairs({ unpack(states, 1, math.max(#states - 1, 1)) }) do\n  local hold",
+        (FLUSHED,),
+    ),
+    Mutant(
+        "an account above is debited one more",
+        "lua/debit.lua",
+        "local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)",
+        "each.asked = each.asked + (each.suffix ~= '' and 1 or 0)\n"
+        "  local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)",
+        (FLUSHED,),
     ),
     Mutant(
         "a half of a call is persisted",

@@ -101,6 +101,13 @@ LIMIT_FAULTS = (
         (KEPT,),
     ),
     Mutant(
+        "what an hour has let through is forgotten with Redis",
+        "quota_engine/commands/loading.py",
+        "for one in snapshot.counts",
+        "for one in snapshot.counts[:0]",
+        ("tests/faults/test_redis_lost_data.py",),
+    ),
+    Mutant(
         "short windows are believed to be known after a loss",
         "quota_engine/commands/loading.py",
         "from_ms = limit.since_ms if limit.is_kept else snapshot.last_count_ms",

@@ -128,12 +128,12 @@ class Sums:
             below = {
                 child: amount
                 for (child, of_type), amount in self.own.items()
-                if of_type == name and account in above(child) and amount
+                if of_type == name and account in above(child)
             }
-            if charged != below:
-                differing = {
-                    child: (below.get(child, 0), charged.get(child, 0))
-                    for child in charged.keys() | below.keys()
-                    if below.get(child, 0) != charged.get(child, 0)
-                }
+            differing = {
+                child: (below.get(child, 0), charged.get(child, 0))
+                for child in sorted(charged.keys() | below.keys())
+                if below.get(child, 0) != charged.get(child, 0)
+            }
+            if differing:
                 yield f"{account} was not charged what those below it were, in {name}: {differing}"
