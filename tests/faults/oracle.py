@@ -83,7 +83,7 @@ INVARIANTS = {
     """,
     "I8 held is the sum of the open holds": """
         SELECT account, quota_type, held FROM quotas q WHERE held <> coalesce((
-            SELECT sum(amount) FROM holds h WHERE state = 'open'
+            SELECT sum(amount) FROM holds h WHERE state = 'open' AND NOT is_counted
                 AND (h.account, h.quota_type) = (q.account, q.quota_type)
         ), 0)
     """,
