@@ -46,12 +46,14 @@ ERRORS                          (in the order they are checked)
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
 ]]
 --- @include "lib/entries"
 --- @include "lib/holds"
 --- @include "lib/limits"
 --- @include "lib/settlement"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -90,6 +92,11 @@ if is_known ~= "1" and not holds.get(state, hold_id) and not operations.happened
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
+refused = payers.follow(states, hold_id, due_max) or payers.find(states, due_max, nil, hold_id)
+if refused then
+  return refused
+end
+
 -- Use the hold of one quota. Returns what it did not cover. A hold that is only counted stays so, as long
 -- as its quota does not gate.
 local function use(each, hold)
@@ -115,12 +122,13 @@ local function flags_of(each, hold)
   if not each.is_counted then
     return flags
   end
-  return flags == "" and "counted" or flags .. " counted"
+  local counted = each.payer and "counted by:" .. each.payer or "counted"
+  return flags == "" and counted or flags .. " " .. counted
 end
 
 for _, each in ipairs(states) do
   local hold = holds.get(each, hold_id .. each.suffix)
-  each.is_counted = limits.alone(each) and (not hold or hold.is_counted)
+  each.is_counted = each.payer ~= nil or limits.alone(each) and (not hold or hold.is_counted)
   local counts = not hold and limits.of(each)
   if counts then
     counts.add(each, each.asked, 0)

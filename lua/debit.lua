@@ -45,12 +45,14 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
   PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
 --- @include "lib/accounts"
 --- @include "lib/entries"
 --- @include "lib/limits"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -75,10 +77,16 @@ states, refused = quotas.gather(state, operation_id, "", fingerprint, others, mo
 if not states then
   return refused
 end
+
+-- What limits of some of these quotas refuse.
+local function exceeded(some)
+  return limits.exceeded(some, 1, 0, quotas.spendable)
+end
+
 accounts.mark(states, unenforced)
 refused = accounts.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
-  or quotas.bring_up_all(states, due_max) or quotas.denied(states)
-  or limits.exceeded(states, 1, 0, quotas.spendable)
+  or quotas.bring_up_all(states, due_max) or payers.find(states, due_max, exceeded)
+  or quotas.denied(states) or exceeded(states)
 if refused then
   return refused
 end

@@ -39,10 +39,12 @@ ERRORS                          (in the order they are checked)
   OPERATION_CANCELLED   this operation was cancelled before it came
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
 ]]
 --- @include "lib/entries"
 --- @include "lib/limits"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -67,20 +69,26 @@ states, refused = quotas.gather(state, operation_id, "", fingerprint, others, mo
 if not states then
   return refused
 end
-refused = quotas.bring_up_all(states, due_max)
+refused = quotas.bring_up_all(states, due_max) or payers.find(states, due_max)
 if refused then
   return refused
 end
 
+-- What the entry says beside its numbers.
+local function flags_of(each)
+  local payer = each.payer and " by:" .. each.payer or ""
+  return each.is_counted and "used counted" .. payer or "used"
+end
+
 for _, each in ipairs(states) do
-  each.is_counted = limits.alone(each)
+  each.is_counted = each.payer ~= nil or limits.alone(each)
   local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)
   if counts then
     counts.add(each, each.asked, 1)
   end
   each.answer = entries.add(each, "quota.debited", {
     at = state.now, operation_id = each.id, fingerprint = fingerprint,
-    amount = each.asked, shortfall = shortfall, flags = each.is_counted and "used counted" or "used",
+    amount = each.asked, shortfall = shortfall, flags = flags_of(each),
     details = each.details,
   })
   operations.remember(each, each.id, each.answer)

@@ -46,6 +46,7 @@ ERRORS                          (in the order they are checked)
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_CLOSED           captured, released or expired within the horizon, and this is no repeat
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
   HOLD_SHRINKS          the new total is below what is held
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
@@ -58,6 +59,7 @@ ERRORS                          (in the order they are checked)
 --- @include "lib/holds"
 --- @include "lib/limits"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -95,6 +97,11 @@ if not holds.get(state, hold_id) then
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
+refused = payers.follow(states, hold_id, due_max)
+if refused then
+  return refused
+end
+
 local grows = false
 for _, each in ipairs(states) do
   each.hold = holds.get(each, hold_id .. each.suffix)
@@ -130,7 +137,7 @@ elseif redis.call("EXISTS", outbox_key) == 0 then
 end
 
 local function grow(each, hold)
-  local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
+  local covered, allocations = grants.take(each, each.is_counted and 0 or math.min(each.asked, each.remaining), true)
   for _, word in ipairs(allocations) do
     hold.allocations[#hold.allocations + 1] = word
   end

@@ -37,7 +37,7 @@ ARGV
 RETURNS
   PLACED    fingerprint version amount shortfall balance held debt flags terms movements
   REPLAYED  fingerprint version amount shortfall balance held debt flags terms movements
-  ADMITTED  expires_at balance version: nothing changed; then the shadow's quotas that would refuse, and why
+  ADMITTED  expires_at balance version: nothing changed; then quotas that would refuse, in the shadow, and why; or `by:` who pays
   DENIED    of each quota that gates its name, what is asked of it, and what it could have admitted, in units
   EXCEEDED  quota of per window zone cap required left wait_ms, of a limit (lib/windows); then of each quota the same
   BARRED    account state since reason: of an account on its path that is suspended or closed
@@ -50,6 +50,7 @@ ERRORS                          (in the order they are checked)
   QUOTA_FROZEN          its log is in doubt: no new holds, debits and grants
   BACKPRESSURE          outbox_max entries wait to be persisted: retry when the drain has caught up
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
   PERIODS_OVER          a limit knows of no period now: renew it, then retry
 ]]
 --- @include "lib/accounts"
@@ -59,6 +60,7 @@ ERRORS                          (in the order they are checked)
 --- @include "lib/holds"
 --- @include "lib/limits"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -89,10 +91,16 @@ for _, each in ipairs(states) do
     return redis.error_reply("IDEMPOTENCY_CONFLICT " .. hold_id .. " is still open")
   end
 end
+
+-- What limits of some of these quotas refuse.
+local function exceeded(some)
+  return limits.exceeded(some, 1, 1, quotas.spendable)
+end
+
 accounts.mark(states, unenforced)
 refused = accounts.barred(states) or quotas.frozen(states) or quotas.pressed(state, outbox_max)
-  or quotas.bring_up_all(states, due_max) or quotas.denied(states)
-  or limits.exceeded(states, 1, 1, quotas.spendable)
+  or quotas.bring_up_all(states, due_max) or payers.find(states, due_max, exceeded)
+  or quotas.denied(states) or exceeded(states)
 if refused then
   return refused
 end
@@ -100,15 +108,16 @@ end
 local expires_at = state.now + ttl_ms
 if is_dry == "1" then
   local balance, version = amounts.text(entries.balance(state)), amounts.text(state.version)
-  return accounts.tell(states, { "ADMITTED", amounts.text(expires_at), balance, version })
+  return payers.tell(states, accounts.tell(states, { "ADMITTED", amounts.text(expires_at), balance, version }))
 end
 for _, each in ipairs(states) do
-  local covered, allocations = grants.take(each, math.min(each.asked, each.remaining), true)
+  local covered, allocations = grants.take(each, each.is_counted and 0 or math.min(each.asked, each.remaining), true)
   local counts = limits.of(each)
   each.held = each.held + (each.is_counted and 0 or each.asked)
   holds.keep(each, {
     id = each.id, amount = each.asked, covered = covered, expires_at = expires_at, allocations = allocations,
     counts_at = counts and counts.add(each, each.asked, 1), is_counted = each.is_counted,
+    payer = each.payer,
   })
   quotas.expect(each, "a:" .. each.id, expires_at)
   each.answer = entries.add(each, "hold.placed", {

@@ -15,6 +15,7 @@ ARGV
 RETURNS
   OPEN    all of them are active
   SHADOW  the same, and the quota refuses nothing
+  PAYERS  the same, and other accounts pay when it cannot
   BARRED  account state since reason, of one that is not
 
 ERRORS                          (in the order they are checked)
@@ -36,5 +37,7 @@ if refused then
   return refused
 elseif state.is_in_shadow then
   return { "SHADOW" }
+elseif #policies.payers_of({ state }, quota_name) > 0 then
+  return { "PAYERS" }
 end
 return { "OPEN" }

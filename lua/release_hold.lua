@@ -39,11 +39,13 @@ ERRORS                          (in the order they are checked)
   IDEMPOTENCY_CONFLICT  this operation id came before with other arguments
   CATCH_UP              more than due_max changes are due: run catch_up, then retry
   HOLD_NOT_FOUND        not open and not remembered: ask the ledger
+  PAYERS_WANTED         these accounts may have to pay for it: retry with their quotas
 ]]
 --- @include "lib/entries"
 --- @include "lib/holds"
 --- @include "lib/settlement"
 --- @include "lib/operations"
+--- @include "lib/payers"
 --- @include "lib/quotas"
 
 local versions_key, outbox_key, due_key, quota_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
@@ -77,6 +79,11 @@ if not holds.get(state, hold_id) then
     return { "CLOSED" }
   end
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
+end
+
+refused = payers.follow(states, hold_id, due_max)
+if refused then
+  return refused
 end
 
 for _, each in ipairs(states) do

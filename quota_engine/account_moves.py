@@ -44,6 +44,11 @@ class AccountMove:
         """Return where the account, or one below it, is now."""
         return self.target + account.removeprefix(self.account)
 
+    def place_now(self, account: str) -> str:
+        """Return the same of any account: who did not move is where it was."""
+        is_moved = f"{account}/".startswith(f"{self.account}/")
+        return self.place_of(account) if is_moved else account
+
 
 @dataclass(frozen=True, slots=True)
 class Moving:

@@ -141,6 +141,10 @@ def check_correctable(fate: ChargeFate, used: Usage | int) -> None:
         raise InvalidArgumentError(
             f"{fate.charge.operation_id} is itself a correction: correct the call, {corrects}"
         )
+    if (payer := fate.charge.paid_by) is not None:
+        raise InvalidArgumentError(
+            f"{payer} paid for {fate.charge.operation_id}: refund it, or debit what it owes"
+        )
     if is_unbilled(fate) and isinstance(used, int):
         raise InvalidArgumentError(
             f"{fate.charge.operation_id} ran unbilled and is charged nothing: pass a Usage to"

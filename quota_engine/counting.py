@@ -11,6 +11,7 @@ from quota_engine import events
 from quota_engine.chain import Cause, Hold, Misfit, QuotaLog
 from quota_engine.events import Entry
 from quota_engine.limits import CALLS, UNITS, Limit, parse_limits
+from quota_engine.payers import payer_in
 
 
 def count(log: QuotaLog, entry: Entry) -> None:
@@ -38,8 +39,11 @@ def count(log: QuotaLog, entry: Entry) -> None:
 
 def misfit(log: QuotaLog, entry: Entry) -> Misfit | None:
     """Return why an entry cannot count in limits alone."""
-    if not log.limits:
-        return Misfit(Cause.LIMITS, f"{entry.kind} is counted, but the quota has no limits")
+    if not log.limits and payer_in(entry.flags) is None:
+        return Misfit(
+            Cause.LIMITS,
+            f"{entry.kind} is counted, but the quota has no limits, and nobody else paid",
+        )
     if entry.delta or entry.shortfall or entry.movements:
         return Misfit(Cause.BALANCE, "what is counted changes no sum")
     return None

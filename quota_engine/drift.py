@@ -373,7 +373,9 @@ def _counts(grant: GrantFacts) -> bool:
 def _listed(hold: HoldFacts) -> str:
     covered = " ".join(f"{grant_id} {units}" for grant_id, units in hold.allocations)
     counts = "" if hold.counts_at_ms is None else f"counts at {hold.counts_at_ms}"
-    return f"{covered} {counts}{' alone' if hold.is_counted else ''}".strip()
+    alone = " alone" if hold.is_counted else ""
+    paid_by = f" by:{hold.paid_by}" if hold.paid_by else ""
+    return f"{covered} {counts}{alone}{paid_by}".strip()
 
 
 def _words(numbers: tuple[int, ...]) -> str:

@@ -23,7 +23,8 @@ The lines, in order::
     debt          after this entry
     shortfall     charged but not collectable
     subject       the hold or grant it is about, or empty
-    flags         words: "late", "part", "used" ...; "counted": only in limits, it moves nothing
+    flags         words: "late", "part", "used" ...; "counted": it moves nothing; it counts in
+                  limits only, or "by:<account, percent-encoded>" has paid
     terms         grant.issued: priority starts_at expires_at created_at (ms);
                   hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
                   limit.set: all limits of the quota now (``quota_engine.limits``);
@@ -188,7 +189,7 @@ class Entry:
     @property
     def is_counted(self) -> bool:
         """Whether it counts in limits alone."""
-        return COUNTED in self.flags
+        return COUNTED in self.flags.split()
 
     @property
     def charged(self) -> int:

@@ -14,6 +14,7 @@ from quota_engine.commands import (
     Balance,
     Flow,
     LimitStanding,
+    PlacedHold,
     PlaceHold,
     ReadBalance,
     ReadLimits,
@@ -29,6 +30,7 @@ from quota_engine.errors import (
     QuotaError,
     QuotaFrozenError,
     QuotaInsufficientError,
+    ScopeStanding,
 )
 from quota_engine.flows import settled
 from quota_engine.instants import from_ms
@@ -119,14 +121,18 @@ class Explanation:
     statement: Statement | None = None
     #: Quotas in the shadow that would refuse, and let the call through.
     shadowed: tuple[Shadowed, ...] = ()
+    #: The account that would pay in place of the own quota, which is short; None: none would.
+    paid_by: str | None = None
+    #: Those that were asked to pay in its place and cannot, with what each could have paid.
+    cannot_pay: tuple[ScopeStanding, ...] = ()
 
 
 def explained(command: PlaceHold) -> Flow[Explanation]:
     """Ask by a dry hold, then look at each quota."""
     refusal: QuotaError | None = None
-    shadowed: tuple[Shadowed, ...] = ()
+    placed: PlacedHold | None = None
     try:
-        shadowed = (yield from settled(command)).shadowed
+        placed = yield from settled(command)
     except (
         *(QuotaInsufficientError, AccountBarredError, QuotaFrozenError),
         BackpressureError,
@@ -144,8 +150,16 @@ def explained(command: PlaceHold) -> Flow[Explanation]:
                 read = yield from settled(ReadLimits(quota=share.quota))
                 scope = replace(scope, limits=read.standings, is_counted=not balance.gates)
             scopes.append(scope)
-    explanation = _explanation(command.quota, refusal, _judged(command.quota, scopes), now)
-    return replace(explanation, shadowed=shadowed) if shadowed else explanation
+    judged = _judged(command.quota, scopes)
+    if placed is not None and placed.paid_by is not None:
+        judged = (replace(judged[0], is_counted=True), *judged[1:])
+    explanation = _explanation(command.quota, refusal, judged, now)
+    if placed is not None:
+        return replace(explanation, shadowed=placed.shadowed, paid_by=placed.paid_by)
+    known = {(scope.account, scope.quota_type) for scope in judged}
+    told = getattr(refusal, "scopes", ())
+    others = (one for one in told if (one.account, one.quota_type) not in known)
+    return replace(explanation, cannot_pay=tuple(others))
 
 
 def _judged(own: QuotaName, scopes: Sequence[ScopeExplained]) -> tuple[ScopeExplained, ...]:

@@ -36,6 +36,8 @@ class HoldFacts:
     #: Where it counts in limits (ms); whether it does nothing else.
     counts_at_ms: int | None = None
     is_counted: bool = False
+    #: The account that pays in its place, percent-encoded; empty: none.
+    paid_by: str = ""
 
     @property
     def held(self) -> int:

@@ -59,12 +59,15 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.limits import renewals
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
+from quota_engine.commands.refunds import charged_to
 from quota_engine.commands.replies import (
     CatchUpError,
     FencedError,
+    PayersWantedError,
     PeriodsOverError,
     QuotaNotLoadedError,
 )
+from quota_engine.commands.shares import with_payers
 from quota_engine.errors import (
     AccountBarredError,
     AccountClosedError,
@@ -89,8 +92,6 @@ T = TypeVar("T")
 
 #: Why a grant is refused now that was promised rightly.
 MAY_PASS = (QuotaFrozenError, AccountClosedError)
-
-
 #: How often one command has periods renewed: once for each of its quotas, and some more.
 RENEWALS_MAX = 64
 
@@ -105,7 +106,7 @@ def settled(command: Command[T]) -> Flow[T]:
     Run a command until it has an answer: hydrate what Redis lacks, catch up with what is due.
 
     A quota that nobody knows answers by itself and is not made, unless the command makes one.
-    Periods of limits that are over are renewed.
+    Periods of limits that are over are renewed. Who may pay is sent along once it is known.
     """
     renewals_left = RENEWALS_MAX
     while True:
@@ -116,7 +117,7 @@ def settled(command: Command[T]) -> Flow[T]:
             if missing in command.others:
                 yield from hydrated(missing, may_create=True)
             elif not (yield from hydrated(command.quota, may_create=command.may_create)):
-                if not (command.is_admission and (yield from _is_in_shadow(command.quota))):
+                if not (command.is_admission and (yield from _may_be_admitted(command.quota))):
                     return command.unknown()
                 yield from hydrated(command.quota, may_create=True)
         except CatchUpError:
@@ -128,16 +129,18 @@ def settled(command: Command[T]) -> Flow[T]:
                 raise EngineFault(str(error)) from error
             renewals_left -= 1
             command = yield from renewed(command, error)
+        except PayersWantedError as error:
+            command = with_payers(command, error)
         else:
             return result
 
 
-def _is_in_shadow(quota: QuotaName) -> Flow[bool]:
-    """Return whether a quota that nobody knows refuses nothing; raise ``AccountBarredError``."""
+def _may_be_admitted(quota: QuotaName) -> Flow[bool]:
+    """Return whether calls on a quota that nobody knows are; raise ``AccountBarredError``."""
     found: AccountsRead = yield ReadAccounts(quota=quota)
     if found.barred is not None:
         raise found.barred
-    return found.is_in_shadow
+    return found.may_admit
 
 
 def told(account: str) -> Flow[AccountPolicy]:
@@ -378,9 +381,10 @@ def refunded(request: RefundRequest) -> Flow[Refunded]:
     """
     Give back a charge: promised in the ledger first, which decides how much and to whom.
 
-    As with grants, a promise of somebody else may have been kept long ago.
+    As with grants, a promise of somebody else may have been kept long ago. Who paid gets it back.
     """
-    yield from charge_of(request.quota, request.operation_id)
+    fate = yield from charge_of(request.quota, request.operation_id)
+    request = charged_to(request, fate)
     recorded: RecordedRefund = yield RecordRefund(request)
     is_ours = recorded.is_new
     if not is_ours and recorded.applied is None:

@@ -11,6 +11,7 @@ from quota_engine.commands import Allocation
 from quota_engine.commands.quotas import allocations_of
 from quota_engine.events import Entry
 from quota_engine.instants import from_ms
+from quota_engine.payers import payer_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class HistoryEntry:
     hold_id: str | None
     grant_id: str | None
     late: bool
+    #: The account that paid in place of the quota, which then moves nothing; None: none did.
+    paid_by: str | None
     allocations: tuple[Allocation, ...]
     details: dict[str, Any]
     occurred_at: datetime
@@ -89,6 +92,7 @@ def history_entry(
         hold_id=entry.subject if is_hold else None,
         grant_id=entry.subject if is_grant else None,
         late="late" in entry.flags.split(),
+        paid_by=payer_in(entry.flags),
         allocations=allocations_of(entry.movements) if charges else (),
         details=json.loads(entry.details) if entry.details else {},
         occurred_at=from_ms(entry.at_ms),

@@ -31,6 +31,7 @@ from quota_engine.chain import (
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.events import CANCELLED, UNLIMITED, Entry, arriving_parts
 from quota_engine.ids import checked_account
+from quota_engine.payers import payer_in, payer_word
 
 
 def misfit(log: QuotaLog, entry: Entry, text: str, chain: str) -> Misfit | None:
@@ -147,6 +148,7 @@ def _place(log: QuotaLog, entry: Entry) -> None:
         placed_version=entry.version,
         counts_at_ms=counting.counts_at(log),
         is_counted=entry.is_counted,
+        paid_by=payer_word(payer_in(entry.flags) or ""),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import TypeVar
 
 from quota_engine.errors import (
     AccountBarredError,
@@ -19,7 +20,10 @@ from quota_engine.errors import (
     InvalidArgumentError,
 )
 from quota_engine.instants import from_ms, to_ms
-from quota_engine.keys import QuotaName, parents_of
+from quota_engine.keys import QuotaName, parents_of, root_of
+from quota_engine.payers import PAYERS_MAX, parse_payers, payers_text
+
+T = TypeVar("T")
 
 ACTIVE, SUSPENDED, CLOSED = "active", "suspended", "closed"
 STATES = (ACTIVE, SUSPENDED, CLOSED)
@@ -29,7 +33,7 @@ ENFORCE, SHADOW, INHERIT = "enforce", "shadow", "inherit"
 ALL_TYPES = "*"
 
 SUSPEND, ACTIVATE, CLOSE, MOVE, REPAIR = "suspend", "activate", "close", "move", "repair"
-SET_ENFORCEMENT = "enforcement"
+SET_ENFORCEMENT, SET_PAYERS = "enforcement", "pays_after"
 #: What each act makes of an account.
 STATE_AFTER = {SUSPEND: SUSPENDED, ACTIVATE: ACTIVE, CLOSE: CLOSED, MOVE: CLOSED}
 
@@ -58,6 +62,8 @@ class AccountPolicy:
     moved_to: str | None = None
     #: By quota type, ``*`` for all: ``enforce`` or ``shadow``. Empty: as the account above.
     enforcement: Mapping[str, str] = field(default_factory=dict)
+    #: By quota type, ``*`` for all: who pays when its own quota cannot, in order; none: nobody.
+    pays_after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: The same operation again: this is how the account is now.
     replayed: bool = False
 
@@ -65,12 +71,15 @@ class AccountPolicy:
     def words(self) -> str:
         """What is said of it, as the history tells it."""
         state = self.state if self.moved_to is None else f"moved to {self.moved_to}"
-        return f"{state}; {enforcement_text(self.enforcement)}" if self.enforcement else state
+        said = [enforcement_text(self.enforcement)] if self.enforcement else []
+        if self.pays_after:
+            said.append(f"pays after: {payers_text(self.pays_after)}")
+        return "; ".join((state, *said))
 
     @property
     def is_restricting(self) -> bool:
         """Whether a call may be decided otherwise than without it."""
-        return self.state != ACTIVE or bool(self.enforcement)
+        return self.state != ACTIVE or bool(self.enforcement or self.pays_after)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +90,8 @@ class AccountStanding:
     ``state`` is the strictest on its path, ``decided_by`` the account whose it is, with its
     ``reason`` and ``since``; None where all are active. ``above``: policies of accounts above it,
     the nearest first. ``enforcement``: what counts for each quota type that something is said of,
-    ``*`` for all others; where there is none, the deployment decides.
+    ``*`` for all others; where there is none, the deployment decides. ``pays_after`` in the same
+    way: who pays when its own quota cannot.
     """
 
     account: str
@@ -92,6 +102,7 @@ class AccountStanding:
     since: datetime | None = None
     above: tuple[AccountPolicy, ...] = ()
     enforcement: Mapping[str, str] = field(default_factory=dict)
+    pays_after: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +133,8 @@ class WantedPolicy:
     target: str | None = None
     #: Of quota types (none: of all): what to do with what would be refused.
     enforcement: str = ""
+    #: Of quota types: who pays when the own quota cannot; empty: nobody; None: nothing is said.
+    payers: tuple[str, ...] | None = None
     quota_types: tuple[str, ...] = ()
 
     @property
@@ -130,6 +143,9 @@ class WantedPolicy:
         act = f"{self.action} {self.account}"
         if self.action == SET_ENFORCEMENT:
             return f"{act}\n{self.enforcement} {' '.join(self.quota_types)}"
+        if self.action == SET_PAYERS:
+            said = "" if self.payers is None else payers_text({ALL_TYPES: self.payers})
+            return f"{act}\n{said} {' '.join(self.quota_types)}"
         return act if self.target is None else f"{act}\n{self.target}"
 
 
@@ -137,7 +153,12 @@ def applied(policy: AccountPolicy, wanted: WantedPolicy, at: datetime) -> Accoun
     """Return a policy after an act; raise ``InvalidArgumentError`` for one that it cannot take."""
     done = replace(policy, revision=policy.revision + 1, changed_by=wanted.operator, changed_at=at)
     if wanted.action == SET_ENFORCEMENT:
-        return replace(done, enforcement=_enforced(policy.enforcement, wanted))
+        said = None if wanted.enforcement == INHERIT else wanted.enforcement
+        return replace(done, enforcement=_said(policy.enforcement, said, wanted.quota_types))
+    if wanted.action == SET_PAYERS:
+        return replace(
+            done, pays_after=_said(policy.pays_after, wanted.payers, wanted.quota_types)
+        )
     state = STATE_AFTER[wanted.action]
     if policy.state == CLOSED and state == SUSPENDED:
         raise InvalidArgumentError(
@@ -152,14 +173,30 @@ def applied(policy: AccountPolicy, wanted: WantedPolicy, at: datetime) -> Accoun
     )
 
 
-def _enforced(before: Mapping[str, str], wanted: WantedPolicy) -> dict[str, str]:
-    """Return what is said of enforcement after an act."""
-    after = dict(before) if wanted.quota_types else {}
-    for name in wanted.quota_types or (ALL_TYPES,):
+def _said(before: Mapping[str, T], said: T | None, quota_types: Sequence[str]) -> dict[str, T]:
+    """Return what is said of quota types after an act: of all, if it names none."""
+    after = dict(before) if quota_types else {}
+    for name in quota_types or (ALL_TYPES,):
         after.pop(name, None)
-        if wanted.enforcement != INHERIT:
-            after[name] = wanted.enforcement
+        if said is not None:
+            after[name] = said
     return after
+
+
+def checked_payers(account: str, payers: Sequence[str]) -> tuple[str, ...]:
+    """Return who is to pay after an account; raise ``InvalidArgumentError`` for who cannot."""
+    if len(payers) > PAYERS_MAX or len(set(payers)) < len(payers):
+        raise InvalidArgumentError(
+            f"give at most {PAYERS_MAX} payers, each once, not {len(payers)}: {', '.join(payers)}"
+        )
+    for payer in payers:
+        if payer == account:
+            raise InvalidArgumentError(f"{account} pays first; name others that pay after it")
+        if root_of(payer) != root_of(account):
+            raise InvalidArgumentError(
+                f"{payer} cannot pay for {account}: they have different roots"
+            )
+    return tuple(payers)
 
 
 def _told(wanted: WantedPolicy) -> str | None:
@@ -175,7 +212,11 @@ def standing_of(account: str, policies: Sequence[AccountPolicy]) -> AccountStand
     own = known.get(account, AccountPolicy(account=account))
     above = tuple(known[name] for name in parents_of(account) if name in known)
     standing = AccountStanding(
-        account=account, own=own, above=above, enforcement=_nearest((own, *above))
+        account=account,
+        own=own,
+        above=above,
+        enforcement=_nearest([policy.enforcement for policy in (own, *above)]),
+        pays_after=_nearest([policy.pays_after for policy in (own, *above)]),
     )
     deciding = strictest((own, *above))
     if deciding is None:
@@ -189,13 +230,13 @@ def standing_of(account: str, policies: Sequence[AccountPolicy]) -> AccountStand
     )
 
 
-def _nearest(policies: Sequence[AccountPolicy]) -> dict[str, str]:
+def _nearest(path: Sequence[Mapping[str, T]]) -> dict[str, T]:
     """Return what counts for each quota type: what the nearest says of those who say something."""
-    found: dict[str, str] = {}
-    for policy in reversed(policies):
-        if ALL_TYPES in policy.enforcement:
+    found: dict[str, T] = {}
+    for said in reversed(path):
+        if ALL_TYPES in said:
             found = {}
-        found |= policy.enforcement
+        found |= said
     return found
 
 
@@ -259,8 +300,8 @@ def record_of(policy: AccountPolicy) -> str:
     since_ms = 0 if policy.since is None else to_ms(policy.since, name="since")
     reason = " ".join((policy.reason or "").split())
     record = f"{policy.revision}\n{policy.state}\n{since_ms}\n{reason}"
-    said = enforcement_text(policy.enforcement)
-    return f"{record}\n{said}" if said else record
+    lines = [record, enforcement_text(policy.enforcement), payers_text(policy.pays_after)]
+    return "\n".join(lines).rstrip("\n") if any(lines[1:]) else record
 
 
 def fields_of(policies: Iterable[AccountPolicy]) -> dict[str, str]:
@@ -282,6 +323,7 @@ def parse_record(account: str, record: str) -> AccountPolicy:
         reason=reason or None,
         revision=int(revision),
         enforcement=parse_enforcement(said[0] if said else ""),
+        pays_after=parse_payers(said[1] if len(said) > 1 else ""),
     )
 
 

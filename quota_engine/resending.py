@@ -245,5 +245,6 @@ def owed(command: Debit) -> DebitUsed:
         amount=command.amount,
         details=command.details,
         shares=command.shares,
+        payers=command.payers,
         fingerprint_before=command.fingerprint,
     )

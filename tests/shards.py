@@ -196,6 +196,7 @@ def snapshot_of(
                 tuple(hold.parts),
                 hold.counts_at_ms,
                 hold.is_counted,
+                hold.paid_by,
             )
             for hold in quota.holds.values()
         ),

@@ -6,6 +6,7 @@ from tools.mutant import Mutant
 
 SCRIPTS, STATES = "tests/lua/test_accounts.py", "tests/integration/test_accounts.py"
 MOVES = "tests/integration/test_account_moves.py"
+PAYERS = "tests/lua/test_payers.py"
 
 ACCOUNTS = (
     Mutant(
@@ -70,6 +71,41 @@ ACCOUNTS = (
         'state.is_in_shadow = said == "shadow"',
         'state.is_in_shadow = said == "shadow" or state ~= states[1]',
         ("tests/properties/test_scopes.py",),
+    ),
+    Mutant(
+        "a payer pays although it is suspended",
+        "lua/lib/paying.lua",
+        'if payer.frozen ~= "" or policies.are_barred(states, payer.name) then',
+        'if payer.frozen ~= "" then',
+        (PAYERS,),
+    ),
+    Mutant(
+        "a payer pays more than it has",
+        "lua/lib/paying.lua",
+        "if not gates or payer.asked > quotas.spendable(payer) then",
+        "if not gates then",
+        (PAYERS,),
+    ),
+    Mutant(
+        "the own quota is held beside who pays",
+        "lua/place_hold.lua",
+        "each.held = each.held + (each.is_counted and 0 or each.asked)",
+        "each.held = each.held + each.asked",
+        (PAYERS,),
+    ),
+    Mutant(
+        "a capture asks the policy who pays, not the hold",
+        "lua/capture_hold.lua",
+        " payers.follow(states, hold_id, due_max) or",
+        "",
+        (PAYERS,),
+    ),
+    Mutant(
+        "the ledger forgets who pays for a hold",
+        "quota_engine/kinds.py",
+        'paid_by=payer_word(payer_in(entry.flags) or ""),',
+        "",
+        ("tests/integration/test_payers.py::test_whoever_comes_later_finds_who_paid",),
     ),
     Mutant(
         "the shadow admits what nobody can count",

@@ -47,8 +47,8 @@ LIMIT_FAULTS = (
     Mutant(
         "what is charged late of a quota that has limits only is owed by it",
         "lua/capture_hold.lua",
-        "each.is_counted = limits.alone(each) and (not hold or hold.is_counted)",
-        "each.is_counted = limits.alone(each) and hold and hold.is_counted",
+        "limits.alone(each) and (not hold or hold.is_counted)",
+        "limits.alone(each) and hold and hold.is_counted",
         (LIMITS,),
     ),
     Mutant(

@@ -32,6 +32,9 @@ end
 -- The flags of the entry by which a quota lets something through.
 function accounts.flags(state)
   local counted, shadowed = state.is_counted and "counted" or "", state.shadowed
+  if state.payer then
+    counted = "counted by:" .. state.payer
+  end
   if not shadowed then
     return counted
   end

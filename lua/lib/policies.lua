@@ -3,14 +3,16 @@ policies: what is said of the accounts on a call's path, for all of their quotas
 
 The record of an account stands in the versions hash, under the name of its quota of no type: `acme|`. Its
 lines: revision, state (active, suspended, closed), since (ms), reason; and where something is said of it,
-enforcement: `<quota type>=shadow` or `=enforce`, `*` for all types, words between spaces.
+enforcement: `<quota type>=shadow` or `=enforce`, `*` for all types, words between spaces; then payers in
+the same way: `<quota type>=<account>,<account>`, percent-encoded, in the order in which they are asked.
 
-The accounts above count whatever quotas a call acts on. Who is nearest decides on enforcement.
+The accounts above count whatever quotas a call acts on. Who is nearest decides on enforcement and payers.
 ]]
 local policies = {}
 
 local STATE = "^%d+\n(%a+)\n(%d+)\n([^\n]*)"
 local ENFORCEMENT = "^%d+\n%a+\n%d+\n[^\n]*\n([^\n]*)"
+local PAYERS = "^%d+\n%a+\n%d+\n[^\n]*\n[^\n]*\n([^\n]*)"
 
 -- Add the fields of an account and of those above it, unless they are there.
 local function add_path(fields, name)
@@ -55,12 +57,29 @@ function policies.barred(states, only_closed)
   return found
 end
 
--- What the nearest account on a quota's own path says of its type, or nil.
-local function enforcement_of(name, records)
+-- Whether an account on the path of a quota that is no part of the call yet is not active.
+function policies.are_barred(states, name)
+  local _, records = records_of(states)
+  local keys, fields = states[1].keys, {}
+  add_path(fields, name)
+  for place, record in ipairs(redis.call("HMGET", keys.versions, unpack(fields))) do
+    records[fields[place]] = record or ""
+  end
+  for _, field in ipairs(fields) do
+    local status = string.match(records[field], STATE)
+    if status and status ~= "active" then
+      return true
+    end
+  end
+  return false
+end
+
+-- What the nearest account on a quota's own path says of its type, or nil; `line`: where a record says it.
+local function nearest(name, records, line)
   local account, kind = string.match(name, "^(.*)|([^|]*)$")
   while account do
-    local said = " " .. (string.match(records[account .. "|"] or "", ENFORCEMENT) or "")
-    local found = string.match(said, " " .. kind .. "=(%a+)") or string.match(said, " %*=(%a+)")
+    local said = " " .. (string.match(records[account .. "|"] or "", line) or "")
+    local found = string.match(said, " " .. kind .. "=(%S*)") or string.match(said, " %*=(%S*)")
     if found then
       return found
     end
@@ -74,9 +93,29 @@ end
 function policies.mark(states, unenforced)
   local _, records = records_of(states)
   for _, state in ipairs(states) do
-    local said = enforcement_of(state.name, records)
+    local said = nearest(state.name, records, ENFORCEMENT)
     local kind = string.match(state.name, "|([^|]*)$")
     local is_usual = string.find(unenforced, " " .. kind .. " ", 1, true) ~= nil
     state.is_in_shadow = said == "shadow" or not said and is_usual
   end
+end
+
+-- The account that a percent-encoded word names.
+function policies.account_of(word)
+  local account = string.gsub(word, "%%(%x%x)", function(code)
+    return string.char(tonumber(code, 16))
+  end)
+  return account
+end
+
+-- Who pays when a quota cannot, in order: accounts, percent-encoded. Not the quota's own.
+function policies.payers_of(states, name)
+  local _, records = records_of(states)
+  local own, found = string.match(name, "^(.*)|"), {}
+  for payer in string.gmatch(nearest(name, records, PAYERS) or "", "[^,]+") do
+    if policies.account_of(payer) ~= own then
+      found[#found + 1] = payer
+    end
+  end
+  return found
 end

@@ -9,6 +9,10 @@ A quota gates once it was granted something or has an overdraft limit. Another a
 gate and has no limits is left out, and gets no entry. One that has limits is counted: its entries carry
 what the call uses and move nothing, and only its limits refuse. So is the caller's own, where another
 account's of its type gates: without anybody who pays a call is not admitted.
+
+A suffix with a `!` before it is that of a quota which may pay in place of the caller's own (lib/payers): it
+waits aside and is no part of the call as yet: the first state's `payers` are those, in order, its `waiting`
+by name all that was sent and takes no part.
 ]]
 --- @include "lib/amounts"
 --- @include "lib/limits"
@@ -48,6 +52,21 @@ local function count_own(states)
   end
 end
 
+-- Keep a quota aside: one that may have to pay, unless it takes part, or one that was left out.
+local function set_aside(states, other, is_payer)
+  local first = states[1]
+  first.waiting, first.payers = first.waiting or {}, first.payers or {}
+  for _, state in ipairs(states) do
+    if state.name == other.name then
+      return
+    end
+  end
+  if not first.waiting[other.name] then
+    first.waiting[other.name] = other
+    first.payers[#first.payers + 1] = is_payer and other or nil
+  end
+end
+
 -- Open the quotas that `others` tells of. Returns the list of all states, or nil and the error.
 function shares.open(state, others, keys, open_beside)
   local states, details, base = { state }, nil, 0
@@ -61,11 +80,16 @@ function shares.open(state, others, keys, open_beside)
       if not other then
         return nil, refused
       end
-      local is_own = suffix == "-"
-      if is_own or gates(other) or other.limits ~= "" then
+      local is_own, payer_suffix = suffix == "-", string.match(suffix, "^!(.*)$")
+      other.suffix, other.details = is_own and "" or payer_suffix or suffix, details
+      if payer_suffix then
+        set_aside(states, other, true)
+      elseif is_own or gates(other) or other.limits ~= "" then
         other.is_own, other.is_counted = is_own, not is_own and limits.alone(other)
-        other.asked, other.suffix, other.details = amount + 0, is_own and "" or suffix, details
+        other.asked = amount + 0
         states[#states + 1] = other
+      elseif state.has_policies then
+        set_aside(states, other, false)
       end
       base = base + KEYS_EACH
     end
@@ -82,6 +106,13 @@ local function retell(states, reply, tail)
     if remembered then
       reply[#reply + 1] = state.name
       operations.retell(state, reply, remembered)
+    end
+  end
+  for _, payer in ipairs(states[1].payers or {}) do
+    local remembered = operations.recall(payer, states[1].base .. payer.suffix .. tail)
+    if remembered then
+      reply[#reply + 1] = payer.name
+      operations.retell(payer, reply, remembered)
     end
   end
   return reply
@@ -113,15 +144,24 @@ function shares.recall(states, base, tail, fingerprint)
   return nil
 end
 
+local function tell(reply, state, available)
+  local count, kept = #reply, state.kept or 0
+  reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
+  reply[count + 3] = amounts.text(kept + math.max(available, 0))
+end
+
 -- The refusal of a call: of each quota that may refuse its name, what is asked of it and what it could have
--- admitted.
+-- admitted; then the same of those that could not pay in its place.
 function shares.denial(states, spendable)
   local reply = { "DENIED" }
   for _, state in ipairs(states) do
     if not state.is_counted and not state.is_in_shadow then
-      local count, kept = #reply, state.kept or 0
-      reply[count + 1], reply[count + 2] = state.name, amounts.text(state.asked + kept)
-      reply[count + 3] = amounts.text(kept + math.max(spendable(state), 0))
+      tell(reply, state, spendable(state))
+    end
+  end
+  for _, state in ipairs(states) do
+    for _, payer in ipairs(not state.is_in_shadow and state.tried or {}) do
+      tell(reply, payer, math.min(spendable(payer), payer.asked - 1))
     end
   end
   return reply

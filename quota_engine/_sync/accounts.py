@@ -23,6 +23,7 @@ from quota_engine.policies import (
     INHERIT,
     MOVE,
     SET_ENFORCEMENT,
+    SET_PAYERS,
     SHADOW,
     STATES,
     SUSPEND,
@@ -30,6 +31,7 @@ from quota_engine.policies import (
     AccountPolicy,
     AccountStanding,
     WantedPolicy,
+    checked_payers,
     standing_of,
 )
 from quota_engine.settings import Settings
@@ -117,9 +119,6 @@ class Accounts:
             raise InvalidArgumentError(
                 f"enforcement must be enforce, shadow or inherit, not {enforcement!r:.80}"
             )
-        names = () if quota_types is None else tuple(quota_types)
-        if quota_types is not None and (isinstance(quota_types, str) or not names):
-            raise InvalidArgumentError("quota_types must be several names, or None for all")
         wanted = WantedPolicy(
             account=checked_account(account),
             action=SET_ENFORCEMENT,
@@ -127,7 +126,39 @@ class Accounts:
             operator=checked_text(operator, name="operator"),
             reason=checked_text(reason, name="reason"),
             enforcement=enforcement,
-            quota_types=tuple(sorted({checked_type(name, self._settings) for name in names})),
+            quota_types=self._types(quota_types),
+        )
+        return self._changed(wanted)
+
+    def set_pays_after(
+        self,
+        account: str,
+        payers: str | Iterable[str] | None,
+        quota_types: Iterable[str] | None = None,
+        *,
+        reason: str | None = None,
+        operator: str | None = None,
+        operation_id: str | None = None,
+    ) -> AccountPolicy:
+        """
+        Say who pays for calls of an account, and of all below it, when its own quota cannot.
+
+        Up to three accounts of the same root, in order; empty: nobody; None: as the account above
+        says. Of some quota types, or of all. A call is paid whole, by its own quota or else by the
+        first payer that can: see ``.paid_by``. Who is nearest on the path decides.
+        """
+        names = (payers,) if isinstance(payers, str) else payers
+        own = checked_account(account)
+        wanted = WantedPolicy(
+            account=own,
+            action=SET_PAYERS,
+            operation_id=self._operation_id(operation_id),
+            operator=checked_text(operator, name="operator"),
+            reason=checked_text(reason, name="reason"),
+            payers=None
+            if names is None
+            else checked_payers(own, [checked_account(name) for name in names]),
+            quota_types=self._types(quota_types),
         )
         return self._changed(wanted)
 
@@ -222,6 +253,12 @@ class Accounts:
                 f" told yet; the workers will, or the same call with its operation id: {error}"
             ) from error
         return changed
+
+    def _types(self, quota_types: Iterable[str] | None) -> tuple[str, ...]:
+        names = () if quota_types is None else tuple(quota_types)
+        if quota_types is not None and (isinstance(quota_types, str) or not names):
+            raise InvalidArgumentError("quota_types must be several names, or None for all")
+        return tuple(sorted({checked_type(name, self._settings) for name in names}))
 
     def _operation_id(self, given: str | None) -> str:
         if given is None:

@@ -100,6 +100,8 @@ class Rerating(Refunding):
     def _rated(self, quota: QuotaName, fate: ChargeFate) -> Used | None:
         """Return what a call costs by the prices now known; None where nothing prices it."""
         assert fate.charge is not None
+        if fate.charge.paid_by is not None:  # its units are in another account's books
+            return None
         told = fate.charge.usage
         try:
             usage = Usage(**corrections.counted(fate), resolution=told.get("resolution"))

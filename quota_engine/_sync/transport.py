@@ -37,6 +37,7 @@ from quota_engine.errors import (
 )
 from quota_engine.instants import to_ms
 from quota_engine.keys import ShardKeys, shard_of
+from quota_engine.known_payers import KnownPayers
 from quota_engine.metrics.collector import Metrics
 from quota_engine.metrics.refused import Refusals
 from quota_engine.reach import POOL_EXHAUSTED, Reach
@@ -102,7 +103,7 @@ class Transport:
         recent = RecentCommands(seconds, settings.horizon_seconds / 2)
         self._recent = recent if seconds else None
         self.resending = Resending(self, recent)
-        self.reach = Reach()
+        self.reach, self._payers = Reach(), KnownPayers()
         self.metrics, self.refusals = Metrics(), Refusals()
         forgotten_at_fork(self.metrics)
         forgotten_at_fork(self.refusals)
@@ -178,7 +179,10 @@ class Transport:
 
     def _take(self, step: Step, deadline: float, is_again: bool) -> Any:
         if isinstance(step, Command):
-            return self._run(step, deadline, is_again)
+            command = self._payers.send_along(step)
+            result = self._run(command, deadline, is_again)
+            self._payers.note(command, result)
+            return result
         if time.monotonic() >= deadline:
             raise self._too_late("the ledger has not caught up; is a worker running?")
         return ask_ledger(self._backing, step)

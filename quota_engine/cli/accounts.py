@@ -17,7 +17,15 @@ from quota_engine.cli.opening import (
     parse_span,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
-from quota_engine.cli.policies import activate, close, enforcement, move, policy, suspend
+from quota_engine.cli.policies import (
+    activate,
+    close,
+    enforcement,
+    move,
+    pays_after,
+    policy,
+    suspend,
+)
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
@@ -298,6 +306,10 @@ def explain(
         for one in told.shadowed:
             name = f"{one.account} {one.quota_type}"
             typer.echo(f"in the shadow: {name} would refuse it: {one.reason}")
+        if told.paid_by is not None:
+            typer.echo(f"its own quota is short: {told.paid_by} would pay")
+        for payer in told.cannot_pay:
+            typer.echo(f"cannot pay in its place: {payer.account} could pay {payer.available:,}")
         if told.fix:
             typer.echo(f"to do: {told.fix}")
         if told.statement is not None:
@@ -329,7 +341,7 @@ def cancel(
         typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
 
 
-for act in (suspend, close, activate, enforcement, move, policy):
+for act in (suspend, close, activate, enforcement, pays_after, move, policy):
     app.command()(act)
 
 

@@ -8,6 +8,8 @@ import typer
 
 from quota_engine.cli.opening import Account, opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
+from quota_engine.errors import InvalidArgumentError
+from quota_engine.payers import payers_text
 
 Reason = Annotated[str, typer.Option(help="Why: callers are told, and the history keeps it.")]
 Why = Annotated[str | None, typer.Option("--reason", help="Why; kept in the history.")]
@@ -17,8 +19,8 @@ OperationId = Annotated[
 ]
 
 POLICY = (
-    *("account", "state", "since", "reason", "enforcement", "revision", "changed_by"),
-    "changed_at",
+    *("account", "state", "since", "reason", "enforcement", "pays_after", "revision"),
+    *("changed_by", "changed_at"),
 )
 CHANGES = ("at", "action", "before", "after", "operator", "reason", "operation_id")
 
@@ -148,6 +150,40 @@ def enforcement(
     print_facts(changed, as_json=as_json, fields=POLICY)
 
 
+def pays_after(
+    account: Account,
+    payers: Annotated[
+        list[str] | None, typer.Argument(help="Who pays, in order, up to three. Default: nobody.")
+    ] = None,
+    *,
+    inherit: Annotated[bool, typer.Option(help="As the account above says.")] = False,
+    quota_types: Annotated[
+        list[str] | None, typer.Option("--type", help="Of this quota type; several. Default: all.")
+    ] = None,
+    reason: Why = None,
+    operator: Operator = None,
+    operation_id: OperationId = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """
+    Say which accounts pay, one after the other, when the own quota of an account cannot.
+
+    It counts for every account below it, too. Each call is paid whole by one of them.
+
+    Example: quota-engine accounts pays-after acme/team-7 acme/pool --reason "pool for all"
+    """
+    if inherit and payers:
+        raise InvalidArgumentError("give payers, or --inherit, not both")
+    with opened_engine() as engine:
+        changed = engine.accounts.set_pays_after(
+            *(account, None if inherit else payers or (), quota_types or None),
+            reason=reason,
+            operator=operator,
+            operation_id=operation_id,
+        )
+    print_facts(changed, as_json=as_json, fields=POLICY)
+
+
 def policy(
     account: Annotated[
         str | None, typer.Argument(help="Default: every account that was ever changed.")
@@ -179,6 +215,8 @@ def policy(
     if standing.enforcement:
         said = ", ".join(f"{name} {mode}" for name, mode in standing.enforcement.items())
         typer.echo(f"enforcement: {said}")
+    if standing.pays_after:
+        typer.echo(f"pays after its own quota: {payers_text(standing.pays_after)}")
     print_rows((standing.own, *standing.above), POLICY, as_json=False)
     if history:
         typer.echo("\nchanges:")

@@ -20,6 +20,8 @@ class ChargeEntry:
     #: What refunds have given back of this very entry.
     refunded: int
     usage: Mapping[str, Any]
+    #: The account that paid in place of the quota; None: the quota itself.
+    paid_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from quota_engine.commands.shares import (
     Shadowed,
     Share,
     SharedCommand,
+    payer_told,
     shadowed_in,
     shadowed_of,
     shares_print,
@@ -26,6 +27,7 @@ from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
+from quota_engine.payers import payer_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,8 @@ class PlacedHold:
     scopes: tuple[ScopeChange, ...] = ()
     #: Which of all these quotas would have refused it, but are in the shadow.
     shadowed: tuple[Shadowed, ...] = ()
+    #: The account that pays in place of its own quota, which is short; None: its own pays.
+    paid_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,8 @@ class CapturedHold:
     spooled: bool = False
     #: What it did to further quotas.
     scopes: tuple[ScopeChange, ...] = ()
+    #: The account that paid in place of its own quota; None: its own did.
+    paid_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +132,14 @@ class PlaceHold(SharedCommand[PlacedHold]):
     ttl_ms: int
     details: str = ""
     shares: tuple[Share, ...] = ()
+    payers: tuple[QuotaName, ...] = ()
     #: Only say whether it would be admitted.
     is_dry: bool = False
 
     def argv(self, context: Context) -> Sequence[Argument]:
         asked = (self.amount, *shares_print(self.shares), self.ttl_ms, self.details)
         rest = (self.hold_id, fingerprint("place_hold", *asked), self.amount, self.ttl_ms)
-        others = shares_text(self.quota, self.shares)
+        others = shares_text(self.quota, self.shares, self.payers)
         return (
             *writing_argv(context, self.quota),
             *(*rest, self.details, context.outbox_max, others, int(self.is_dry)),
@@ -153,6 +160,7 @@ class PlaceHold(SharedCommand[PlacedHold]):
                     dry_run=True,
                     shares=self.shares,
                     shadowed=shadowed_of(told),
+                    paid_by=payer_told(self.quota, told),
                 )
             case ["PLACED" | "REPLAYED" as outcome, *lines]:
                 own, scopes = split_answers(lines)
@@ -169,6 +177,7 @@ class PlaceHold(SharedCommand[PlacedHold]):
                     shares=self.shares,
                     scopes=scopes,
                     shadowed=shadowed_in(self.quota, lines),
+                    paid_by=payer_in(answer.flags),
                 )
             case ["DENIED", *told]:
                 raise denial(told)
@@ -202,11 +211,12 @@ class ExtendHold(SharedCommand[ExtendedHold]):
     amount: int = 0
     ttl_ms: int = 0
     shares: tuple[Share, ...] = ()
+    payers: tuple[QuotaName, ...] = ()
 
     def argv(self, context: Context) -> Sequence[Argument]:
         asked = (self.hold_id, self.amount, *shares_print(self.shares), self.ttl_ms)
         rest = (self.operation_id, fingerprint("extend_hold", *asked), self.amount, self.ttl_ms)
-        others = shares_text(self.quota, self.shares)
+        others = shares_text(self.quota, self.shares, self.payers)
         return (
             *writing_argv(context, self.quota),
             *(self.hold_id, *rest, context.outbox_max, others, context.unenforced),
@@ -252,6 +262,7 @@ class CaptureHold(SharedCommand[CapturedHold]):
     is_known: bool = False
     details: str = ""
     shares: tuple[Share, ...] = ()
+    payers: tuple[QuotaName, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -262,7 +273,7 @@ class CaptureHold(SharedCommand[CapturedHold]):
     def argv(self, context: Context) -> Sequence[Argument]:
         flags = (int(self.is_final), int(self.is_known))
         rest = (self.hold_id, self.operation_id, self.fingerprint, self.amount, *flags)
-        others = shares_text(self.quota, self.shares)
+        others = shares_text(self.quota, self.shares, self.payers)
         return (*writing_argv(context, self.quota), *rest, self.details, others)
 
     def parse(self, reply: Reply) -> CapturedHold:
@@ -298,6 +309,7 @@ class CaptureHold(SharedCommand[CapturedHold]):
             allocations=allocations_of(answer.movements),
             replayed=replayed,
             scopes=scopes,
+            paid_by=payer_in(answer.flags),
         )
 
 
@@ -312,6 +324,7 @@ class ReleaseHold(SharedCommand[ReleasedHold]):
     hold_id: str
     details: str = ""
     shares: tuple[Share, ...] = ()
+    payers: tuple[QuotaName, ...] = ()
 
     @property
     def operation_id(self) -> str:
@@ -325,7 +338,8 @@ class ReleaseHold(SharedCommand[ReleasedHold]):
 
     def argv(self, context: Context) -> Sequence[Argument]:
         rest = (self.hold_id, self.fingerprint, self.details)
-        return (*writing_argv(context, self.quota), *rest, shares_text(self.quota, self.shares))
+        others = shares_text(self.quota, self.shares, self.payers)
+        return (*writing_argv(context, self.quota), *rest, others)
 
     def parse(self, reply: Reply) -> ReleasedHold:
         match reply:

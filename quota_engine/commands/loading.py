@@ -232,8 +232,9 @@ def hold_record(hold: HoldState) -> str:
     """Return a hold as a record of ``lua/lib/holds.lua``."""
     covered = sum(amount for _, amount in hold.allocations)
     ends = str(hold.expires_at_ms)
-    if hold.counts_at_ms is not None:
-        ends += f"@{hold.counts_at_ms}{'c' if hold.is_counted else ''}"
+    if hold.counts_at_ms is not None or hold.paid_by:
+        ends += f"@{'' if hold.counts_at_ms is None else hold.counts_at_ms}"
+        ends += ("c" if hold.is_counted else "") + (f"={hold.paid_by}" if hold.paid_by else "")
     words = [str(hold.amount), str(covered), ends]
     words += [word for grant_id, amount in hold.allocations for word in (grant_id, str(amount))]
     return " ".join(words)

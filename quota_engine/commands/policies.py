@@ -49,10 +49,15 @@ class SetAccount(Command[str]):
 
 @dataclass(frozen=True, slots=True)
 class AccountsRead:
-    """What is said of a path: who of it is not active; whether the quota refuses nothing."""
+    """
+    What is said of a path: who of it is not active.
+
+    ``may_admit``: calls on the quota may be admitted though nobody knows it, because it refuses
+    nothing, or because others pay for it.
+    """
 
     barred: AccountBarredError | None = None
-    is_in_shadow: bool = False
+    may_admit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +76,8 @@ class ReadAccounts(Command[AccountsRead]):
 
     def parse(self, reply: Reply) -> AccountsRead:
         match reply:
-            case ["OPEN" | "SHADOW" as outcome]:
-                return AccountsRead(is_in_shadow=outcome == "SHADOW")
+            case ["OPEN" | "SHADOW" | "PAYERS" as outcome]:
+                return AccountsRead(may_admit=outcome != "OPEN")
             case ["BARRED", *told]:
                 return AccountsRead(barred(told))
         raise EngineFault(f"read_accounts answered {reply!r}")

@@ -25,6 +25,7 @@ from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.events import UNLIMITED, Movement
 from quota_engine.instants import NEVER_MS, from_ms, from_ms_or_none
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.payers import payer_in
 
 _STATES = {"p": "pending", "l": "live", "e": "expired", "v": "voided"}
 
@@ -62,6 +63,8 @@ class Debited:
     scopes: tuple[ScopeChange, ...] = ()
     #: Which of all these quotas would have refused it, but are in the shadow.
     shadowed: tuple[Shadowed, ...] = ()
+    #: The account that paid in place of its own quota, which is short; None: its own did.
+    paid_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +166,7 @@ class Debit(SharedCommand[Debited]):
     amount: int
     details: str = ""
     shares: tuple[Share, ...] = ()
+    payers: tuple[QuotaName, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -172,7 +176,7 @@ class Debit(SharedCommand[Debited]):
 
     def argv(self, context: Context) -> Sequence[Argument]:
         rest = (self.operation_id, self.fingerprint, self.amount, self.details)
-        others = shares_text(self.quota, self.shares)
+        others = shares_text(self.quota, self.shares, self.payers)
         more = (context.outbox_max, others, context.unenforced)
         return (*writing_argv(context, self.quota), *rest, *more)
 
@@ -193,6 +197,7 @@ class Debit(SharedCommand[Debited]):
                     replayed=outcome == "REPLAYED",
                     scopes=scopes,
                     shadowed=shadowed_in(self.quota, lines),
+                    paid_by=payer_in(answer.flags),
                 )
             case ["DENIED", *told]:
                 raise denial(told)
@@ -228,7 +233,8 @@ class DebitUsed(Debit):
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = self.fingerprint_before or self.fingerprint
         rest = (self.operation_id, print_, self.amount, self.details)
-        return (*writing_argv(context, self.quota), *rest, shares_text(self.quota, self.shares))
+        others = shares_text(self.quota, self.shares, self.payers)
+        return (*writing_argv(context, self.quota), *rest, others)
 
     @property
     def may_create(self) -> bool:

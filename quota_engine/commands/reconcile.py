@@ -114,7 +114,9 @@ def grant_facts(grant: GrantState) -> GrantFacts:
 
 def hold_facts(hold: HoldState) -> HoldFacts:
     """Return what is compared of a hold: not its expiry, for renewals are no entries."""
-    return HoldFacts(hold.amount, hold.allocations, hold.counts_at_ms, hold.is_counted)
+    return HoldFacts(
+        hold.amount, hold.allocations, hold.counts_at_ms, hold.is_counted, hold.paid_by
+    )
 
 
 def _snapshotted(
@@ -168,12 +170,14 @@ def _following(record: str) -> str:
 def _hold(record: str) -> HoldFacts:
     """Return a hold from its record (``lua/lib/holds.lua``)."""
     amount, covered, ends, *words = record.split(" ")
-    _, _, counts = ends.partition("@")
+    counts, _, paid_by = ends.partition("@")[2].partition("=")
+    counts_at = counts.removesuffix("c")
     facts = HoldFacts(
         int(amount),
         tuple((name, int(units)) for name, units in zip(words[::2], words[1::2], strict=True)),
-        int(counts.removesuffix("c")) if counts else None,
+        int(counts_at) if counts_at else None,
         counts.endswith("c"),
+        paid_by,
     )
     if facts.covered != int(covered):
         raise ValueError(f"a hold's covered parts do not make {covered}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 from quota_engine.chain import EXPIRED, VOIDED
@@ -14,10 +14,16 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
+from quota_engine.commands.charges import ChargeFate
 from quota_engine.commands.quotas import Allocation
+from quota_engine.commands.shares import suffix_of
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, OperationNotFoundError
+from quota_engine.events import HOLD_CAPTURED
 from quota_engine.keys import QuotaName, ShardKeys
+
+#: What the id of a final capture ends with, behind the hold's.
+CAPTURE = ":capture"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,19 @@ class RefundRequest:
     #: How long a grant lives that is made for what ended grants had paid; 0: that is forfeited.
     grace_ms: int = 0
     details: str = ""
+
+
+def charged_to(request: RefundRequest, fate: ChargeFate) -> RefundRequest:
+    """Return a request to who paid: another account, if it did in the quota's place."""
+    charge = fate.charge
+    if charge is None or charge.paid_by is None:
+        return request
+    payer = QuotaName(charge.paid_by, request.quota.quota_type)
+    is_final = charge.kind == HOLD_CAPTURED and charge.operation_id.endswith(CAPTURE)
+    tail = CAPTURE if is_final else ""
+    base = charge.operation_id.removesuffix(tail)
+    charge_id = f"{base}{suffix_of(request.quota, payer)}{tail}"
+    return replace(request, quota=payer, operation_id=charge_id)
 
 
 class PaidBy(Protocol):

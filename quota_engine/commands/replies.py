@@ -1,7 +1,7 @@
 """
 Error replies: which first word of a script's error raises which exception.
 
-Three of them never reach a caller: flows and transports answer them.
+Some of them never reach a caller: flows and transports answer them.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from quota_engine.errors import (
 )
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName, shard_in
+from quota_engine.payers import quota_of
 
 #: By the account's state.
 _BARS: Mapping[str, type[AccountBarredError]] = {
@@ -63,6 +64,14 @@ class PeriodsOverError(QuotaError):
         self.at_ms, self.limits, self.quota = at_ms, limits, quota
 
 
+class PayersWantedError(QuotaError):
+    """A quota is short, or was paid for by another: send the call again with these quotas."""
+
+    def __init__(self, quotas: Sequence[QuotaName]) -> None:
+        super().__init__(f"who may pay must be sent along: {', '.join(map(str, quotas))}")
+        self.quotas = tuple(quotas)
+
+
 BY_CODE: dict[str, type[QuotaError]] = {
     "AMOUNT_OVERFLOW": InvalidAmountError,
     "BACKPRESSURE": BackpressureError,
@@ -78,6 +87,7 @@ BY_CODE: dict[str, type[QuotaError]] = {
     "LIMIT_NOT_FOUND": LimitNotFoundError,
     "OOM": BackpressureError,
     "OPERATION_CANCELLED": OperationCancelledError,
+    "PAYERS_WANTED": PayersWantedError,
     "PERIODS_OVER": PeriodsOverError,
     "QUOTA_FROZEN": QuotaFrozenError,
     "QUOTA_NOT_LOADED": QuotaNotLoadedError,
@@ -135,6 +145,8 @@ def error_from(message: str) -> QuotaError:
         return _backpressure(detail)
     if code == "GRANT_ENDED":
         detail = str(from_ms(int(detail)))
+    if code == "PAYERS_WANTED":
+        return PayersWantedError([quota_of(word) for word in detail.split()])
     if code == "PERIODS_OVER":
         at_ms, limits, name = detail.split(" ", 2)
         return PeriodsOverError(int(at_ms), limits, QuotaName.parse(name))

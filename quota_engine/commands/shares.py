@@ -8,13 +8,16 @@ several quota types at once, in one script: all or nothing. See ``lua/lib/shares
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 from quota_engine.commands.arguments import details_text, fingerprint, writing_keys
 from quota_engine.commands.base import Command
+from quota_engine.commands.replies import PayersWantedError
 from quota_engine.commands.snapshots import Operation
+from quota_engine.errors import EngineFault
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.payers import BY, payer_in
 
 T = TypeVar("T")
 
@@ -48,6 +51,8 @@ class ScopeChange:
     held: int
     version: int
     late: bool = False
+    #: The account that pays in its place; None: none does.
+    paid_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +75,28 @@ class SharedCommand(Command[T]):
 
     #: What is asked of them: of other types of the same account, then of other accounts.
     shares: tuple[Share, ...]
+    #: Quotas that may pay where the account's own cannot. Who does is decided by the script.
+    payers: tuple[QuotaName, ...]
 
     @property
     def others(self) -> tuple[QuotaName, ...]:
-        return tuple(share.quota for share in self.shares)
+        return (*(share.quota for share in self.shares), *self.payers)
 
     def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return (*writing_keys(keys, self.quota), *share_keys(keys, self.shares))
+        more = share_keys(keys, self.shares)
+        if self.payers:
+            more += share_keys(keys, tuple(map(Share, self.payers)))
+        return (*writing_keys(keys, self.quota), *more)
+
+
+def with_payers(command: Command[T], wanted: PayersWantedError) -> Command[T]:
+    """Return a command with quotas that may have to pay; raise if it was sent with them."""
+    known = command.payers if isinstance(command, SharedCommand) else None
+    if known is None or set(wanted.quotas) <= set(known):
+        raise EngineFault(str(wanted)) from wanted
+    again: Any = command
+    payers = tuple(dict.fromkeys((*known, *wanted.quotas)))
+    return cast("Command[T]", replace(again, payers=payers))
 
 
 def suffix_of(first: QuotaName, quota: QuotaName) -> str:
@@ -96,14 +116,17 @@ def share_keys(keys: ShardKeys, shares: Sequence[Share]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def shares_text(first: QuotaName, shares: Sequence[Share]) -> str:
+def shares_text(
+    first: QuotaName, shares: Sequence[Share], payers: Sequence[QuotaName] = ()
+) -> str:
     """Return the ``others`` argument: JSON for their entries, then a line for each quota."""
-    if not shares:
+    if not (shares or payers):
         return ""
     lines = [details_text({"account": first.account})]
     lines += (
         f"{share.amount} {suffix_of(first, share.quota) or '-'} {share.quota}" for share in shares
     )
+    lines += (f"0 !{suffix_of(first, quota)} {quota}" for quota in payers)
     return "\n".join(lines) + "\n"
 
 
@@ -129,7 +152,7 @@ def shadowed_in(first: QuotaName, lines: Sequence[str]) -> tuple[Shadowed, ...]:
     return shadowed_of(
         word
         for name, words in zip(names, flags, strict=True)
-        if "shadow" in words
+        if "shadow" in words.split()
         for word in (name, words.rpartition(" ")[2])
     )
 
@@ -140,7 +163,14 @@ def shadowed_of(words: Iterable[str]) -> tuple[Shadowed, ...]:
     return tuple(
         Shadowed(account=quota.account, quota_type=quota.quota_type, reason=reason)
         for quota, reason in ((QuotaName.parse(name), next(told)) for name in told)
+        if not reason.startswith(BY)
     )
+
+
+def payer_told(first: QuotaName, words: Sequence[str]) -> str | None:
+    """Return who would pay in place of the first quota, of what a dry call is told."""
+    said = zip(words[::2], words[1::2], strict=True)
+    return next((payer_in(reason) for name, reason in said if name == str(first)), None)
 
 
 def _change(name: str, lines: Sequence[str]) -> ScopeChange:
@@ -154,4 +184,5 @@ def _change(name: str, lines: Sequence[str]) -> ScopeChange:
         held=answer.held,
         version=answer.version,
         late="late" in answer.flags.split(),
+        paid_by=payer_in(answer.flags),
     )

@@ -40,6 +40,8 @@ class HoldState:
     counts_at_ms: int | None = None
     #: Whether it counts in limits alone, and is no part of what is held.
     is_counted: bool = False
+    #: The account that pays in its place, percent-encoded; empty: none.
+    paid_by: str = ""
 
     @property
     def held(self) -> int:

@@ -293,6 +293,7 @@ def _hold_findings(replay: _Replay, rows: Iterable[Row[Any]]) -> Iterator[Findin
             row.closed_version,
             row.counts_at_ms,
             row.is_counted,
+            row.paid_by,
         )
         if row.state != OPEN:
             closed += 1
@@ -324,6 +325,7 @@ def _hold_facts(hold: Hold) -> tuple[object, ...]:
         hold.closed_version,
         hold.counts_at_ms,
         hold.is_counted,
+        hold.paid_by,
     )
 
 

@@ -32,7 +32,7 @@ from quota_engine.chain import INTENT
 from quota_engine.commands import GrantTerms
 from quota_engine.errors import MoveRefusedError
 from quota_engine.ids import ACCOUNT_LENGTH_MAX
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, root_of
 from quota_engine.ledger.account_tables import account_move_grants, accounts
 from quota_engine.ledger.intents import record_intent
 from quota_engine.ledger.plan_tables import subscription_grants, subscriptions
@@ -193,7 +193,10 @@ def _turn_policies(connection: Connection, move: AccountMove, was: str, at: date
             continue
         place = move.place_of(policy.account)
         before = AccountPolicy(account=place)
-        after = replace(policy, account=place, revision=1, changed_at=at, moved_to=None)
+        payers = _payers_at(move, policy)
+        after = replace(
+            policy, account=place, revision=1, changed_at=at, moved_to=None, pays_after=payers
+        )
         keep_policy(connection, after)
         told = WantedPolicy(
             account=place,
@@ -203,6 +206,18 @@ def _turn_policies(connection: Connection, move: AccountMove, was: str, at: date
             reason=policy.reason,
         )
         add_change(connection, told, before, after, at)
+
+
+def _payers_at(move: AccountMove, policy: AccountPolicy) -> dict[str, tuple[str, ...]]:
+    """Return who pays after an account that has moved: those of its root, where they are now."""
+    return {
+        name: tuple(
+            payer
+            for payer in map(move.place_now, payers)
+            if root_of(payer) == root_of(move.target)
+        )
+        for name, payers in policy.pays_after.items()
+    }
 
 
 def promise(connection: Connection, move: AccountMove, row: Row[Any], now_ms: int) -> None:

@@ -29,7 +29,8 @@ def _instant() -> DateTime:
 
 #: What is said of accounts now. ``revision`` counts their changes; Redis was told the one of
 #: ``sent_revision``. ``since``: when it came into its ``state``, ``reason``: why; ``moved_to``:
-#: where it is instead. ``enforcement``: words such as ``text_token=shadow``, or nothing.
+#: where it is instead. ``enforcement``: words such as ``text_token=shadow``, or nothing;
+#: ``pays_after`` in the same way, ``text_token=acme/pool,acme``.
 accounts = Table(
     "accounts",
     metadata,
@@ -43,6 +44,7 @@ accounts = Table(
     Column("sent_revision", BigInteger, nullable=False, server_default=text("0")),
     Column("moved_to", _name()),
     Column("enforcement", Text, nullable=False, server_default=""),
+    Column("pays_after", Text, nullable=False, server_default=""),
     CheckConstraint("state IN ('active', 'suspended', 'closed')", name="accounts_state"),
     Index("accounts_unsent", "account", postgresql_where=text("sent_revision < revision")),
     Index("accounts_of_state", "state", "account", postgresql_where=text("state <> 'active'")),

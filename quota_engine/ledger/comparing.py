@@ -64,7 +64,8 @@ SELECT s.cursor_epoch, s.cursor_n, q.*, e.event_id AS head_event_id,
     ) AS grants,
     (
         SELECT json_agg(json_build_array(
-            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted
+            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted,
+            h.paid_by
         ))
         FROM holds h
         WHERE h.account = q.account AND h.quota_type = q.quota_type AND h.state = 'open'

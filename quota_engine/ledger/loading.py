@@ -41,7 +41,7 @@ JOIN grants g
 
 _HOLDS = """
 SELECT h.account, h.quota_type, h.hold_id, h.state, h.amount, h.allocations, h.expires_at_ms,
-    h.placed_version, h.closed_version, h.counts_at_ms, h.is_counted
+    h.placed_version, h.closed_version, h.counts_at_ms, h.is_counted, h.paid_by
 FROM unnest(%s::text[], %s::text[], %s::text[]) AS n (account, quota_type, id)
 JOIN holds h ON h.account = n.account AND h.quota_type = n.quota_type AND h.hold_id = n.id
 """

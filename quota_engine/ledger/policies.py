@@ -20,6 +20,7 @@ from quota_engine.errors import IdempotencyConflictError, MoveRefusedError
 from quota_engine.keys import parents_of, shard_of
 from quota_engine.ledger.account_tables import account_changes, account_moves, accounts
 from quota_engine.ledger.locks import lock_named
+from quota_engine.payers import parse_payers, payers_text
 from quota_engine.policies import (
     ACTIVE,
     CLOSED,
@@ -180,7 +181,8 @@ def unsent(connection: Connection, limit: int) -> list[str]:
 def restricting_accounts(connection: Connection) -> list[str]:
     """Return the accounts of whose policies scripts must know."""
     table = accounts
-    query = select(table.c.account).where((table.c.state != ACTIVE) | (table.c.enforcement != ""))
+    says_more = (table.c.enforcement != "") | (table.c.pays_after != "")
+    query = select(table.c.account).where((table.c.state != ACTIVE) | says_more)
     return list(connection.execute(query).scalars())
 
 
@@ -262,12 +264,17 @@ WHERE EXISTS (
 def policy_of(row: Row[Any]) -> AccountPolicy:
     """Return the policy that a row keeps."""
     facts = {name: getattr(row, name) for name in POLICY}
-    return AccountPolicy(**facts, enforcement=parse_enforcement(row.enforcement))
+    return AccountPolicy(
+        **facts,
+        enforcement=parse_enforcement(row.enforcement),
+        pays_after=parse_payers(row.pays_after),
+    )
 
 
 def keep_policy(connection: Connection, policy: AccountPolicy) -> None:
     """Record a policy as it is now."""
     values = {name: getattr(policy, name) for name in POLICY}
     values["enforcement"] = enforcement_text(policy.enforcement)
+    values["pays_after"] = payers_text(policy.pays_after)
     made = postgresql.insert(accounts).values(**values)
     connection.execute(made.on_conflict_do_update(index_elements=["account"], set_=values))

@@ -28,6 +28,7 @@ from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
 from quota_engine.ledger.locks import lock_named
 from quota_engine.ledger.snapshots import find_operation
+from quota_engine.payers import payer_in
 
 #: What a caller may name instead of a charge: the hold that was captured or released.
 SUFFIXES = ("", ":capture", ":release")
@@ -36,7 +37,7 @@ SUFFIXES = ("", ":capture", ":release")
 _CHARGES = text("""
 SELECT e.operation_id, e.kind, e.at_ms, e.amount,
     CASE WHEN e.flags LIKE '%counted%' THEN e.amount ELSE e.shortfall END AS shortfall,
-    e.details, e.movements,
+    e.details, e.movements, e.flags,
     coalesce((
         SELECT sum(r.amount) FROM refunds r
         WHERE r.account = e.account AND r.quota_type = e.quota_type
@@ -247,6 +248,7 @@ def _charge_entry(row: Row[Any]) -> ChargeEntry:
         shortfall=row.shortfall,
         refunded=int(row.refunded),
         usage=usage if isinstance(usage, dict) else {},
+        paid_by=payer_in(row.flags),
     )
 
 

@@ -62,7 +62,8 @@ SELECT s.epoch, q.version, q.chain, q.debt, q.overdraft_limit, q.frozen, q.limit
     ) AS grants,
     (
         SELECT json_agg(json_build_array(
-            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted
+            h.hold_id, h.amount, h.expires_at_ms, h.allocations, h.counts_at_ms, h.is_counted,
+            h.paid_by
         ))
         FROM (
             SELECT * FROM holds
@@ -190,9 +191,9 @@ _OPERATION_FIELDS = tuple(field.name for field in fields(Operation))
 
 def hold_state(values: list[Any]) -> HoldState:
     """Return an open hold from its columns, in the order in which they are asked for."""
-    hold_id, amount, expires_at_ms, allocations, counts_at_ms, is_counted = values
+    hold_id, amount, expires_at_ms, allocations, *more = values
     pairs = tuple((grant_id, units) for grant_id, units in allocations)
-    return HoldState(hold_id, amount, expires_at_ms, pairs, counts_at_ms, is_counted)
+    return HoldState(hold_id, amount, expires_at_ms, pairs, *more)
 
 
 def _operation(values: list[Any] | Row[Any]) -> Operation:

@@ -167,7 +167,7 @@ ledger_entries = Table(
 )
 
 #: Every hold ever placed. ``allocations``: JSON pairs [grant id, units] in the order they were
-#: taken; empty once it is closed. A late capture changes nothing here: the entry says it.
+#: taken; empty once it is closed. ``paid_by``: who pays in its place, percent-encoded.
 #: ``counts_at_ms``: where it counts in limits, null in none; ``is_counted``: it does nothing else.
 holds = Table(
     "holds",
@@ -182,6 +182,7 @@ holds = Table(
     Column("closed_version", BigInteger),
     Column("counts_at_ms", BigInteger),
     Column("is_counted", Boolean, nullable=False, server_default=text("false")),
+    Column("paid_by", Text, nullable=False, server_default=""),
     _shown("expires_at", "expires_at_ms"),
     CheckConstraint("state IN ('open', 'captured', 'released', 'expired')", name="holds_state"),
     Index("holds_open", "expires_at_ms", postgresql_where=text("state = 'open'")),

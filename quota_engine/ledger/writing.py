@@ -67,22 +67,22 @@ ON CONFLICT (account, quota_type) DO UPDATE SET
 _HOLDS = """
 INSERT INTO holds (
     account, quota_type, hold_id, state, amount, expires_at_ms, placed_version, closed_version,
-    allocations, counts_at_ms, is_counted
+    allocations, counts_at_ms, is_counted, paid_by
 )
 SELECT n.account, n.quota_type, n.hold_id, n.state, n.amount, n.expires_at_ms, n.placed_version,
-    n.closed_version, n.allocations::json, n.counts_at_ms, n.is_counted
+    n.closed_version, n.allocations::json, n.counts_at_ms, n.is_counted, n.paid_by
 FROM unnest(
     %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[],
-    %s::bigint[], %s::text[], %s::bigint[], %s::boolean[]
+    %s::bigint[], %s::text[], %s::bigint[], %s::boolean[], %s::text[]
 ) AS n (
     account, quota_type, hold_id, state, amount, expires_at_ms, placed_version, closed_version,
-    allocations, counts_at_ms, is_counted
+    allocations, counts_at_ms, is_counted, paid_by
 )
 ON CONFLICT (account, quota_type, hold_id) DO UPDATE SET
     state = excluded.state, amount = excluded.amount, allocations = excluded.allocations,
     expires_at_ms = excluded.expires_at_ms, placed_version = excluded.placed_version,
     closed_version = excluded.closed_version, counts_at_ms = excluded.counts_at_ms,
-    is_counted = excluded.is_counted
+    is_counted = excluded.is_counted, paid_by = excluded.paid_by
 """
 
 # A grant that was promised keeps its promise's details until its entry brings them.
@@ -271,11 +271,12 @@ def write_holds(cursor: Cursor, holds: Iterable[tuple[QuotaName, Hold]]) -> None
             json.dumps(hold.allocations) if hold.allocations else "[]",
             hold.counts_at_ms,
             hold.is_counted,
+            hold.paid_by,
         )
         for name, hold in holds
     ]
     if rows:
-        cursor.execute(_HOLDS, columns(rows, 11))
+        cursor.execute(_HOLDS, columns(rows, 12))
 
 
 def write_grants(cursor: Cursor, grants: Iterable[tuple[QuotaName, Grant]]) -> None:

@@ -25,8 +25,13 @@ class Charging(Deciding):
         due_max: int = DUE_MAX,
         is_counted: bool = False,
         is_in_shadow: bool = False,
+        paid_by: str = "",
     ) -> Answer:
-        """Set quota aside for a while; with ``is_counted`` it only counts in limits."""
+        """
+        Set quota aside for a while; with ``is_counted`` it only counts in limits.
+
+        ``paid_by``: the account that pays in its place, percent-encoded.
+        """
         if repeated := self._repeated(hold_id, fingerprint):
             return repeated
         if hold_id in self.holds:
@@ -37,7 +42,8 @@ class Charging(Deciding):
         shadowed = self._admit(now_ms, Asking(amount, calls=1, holds=1), **modes)
         parts = [] if is_counted else self._take(amount, for_hold=True)
         at_ms = self._count(now_ms, amount, calls=1)
-        self.holds[hold_id] = Hold(hold_id, amount, now_ms + ttl_ms, parts, at_ms, is_counted)
+        ends = now_ms + ttl_ms
+        self.holds[hold_id] = Hold(hold_id, amount, ends, parts, at_ms, is_counted, paid_by)
         entry = self._write(
             events.HOLD_PLACED,
             now_ms,
@@ -45,7 +51,7 @@ class Charging(Deciding):
             amount=amount,
             fingerprint=fingerprint,
             subject=hold_id,
-            flags=flags_of(is_counted=is_counted, shadowed=shadowed),
+            flags=flags_of(is_counted=is_counted, paid_by=paid_by, shadowed=shadowed),
             terms=str(now_ms + ttl_ms),
             details=details,
         )
@@ -102,7 +108,9 @@ class Charging(Deciding):
                 amount=amount,
                 fingerprint=fingerprint,
                 subject=hold_id,
-                flags=flags_of(is_counted=hold.is_counted, shadowed=shadowed),
+                flags=flags_of(
+                    is_counted=hold.is_counted, paid_by=hold.paid_by, shadowed=shadowed
+                ),
                 terms=str(hold.expires_at_ms),
                 details=details,
             )
@@ -123,6 +131,7 @@ class Charging(Deciding):
         details: str = "",
         due_max: int = DUE_MAX,
         is_counted: bool = False,
+        paid_by: str = "",
     ) -> Answer:
         """Charge what was used of a hold, or of one that was open once; never denied."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -136,7 +145,7 @@ class Charging(Deciding):
         if hold is None:
             self._count(now_ms, amount, calls=0)
         else:
-            is_counted = is_counted and hold.is_counted
+            is_counted, paid_by = is_counted and hold.is_counted, hold.paid_by
             flags = "" if is_final else "part"
             if is_final:
                 self._give_up_ended(hold, amount, now_ms)
@@ -148,7 +157,7 @@ class Charging(Deciding):
                 self._correct(hold, amount - part)
                 hold.amount -= part
         shortfall = 0 if is_counted else self._charge(rest)
-        flags = f"{flags} {events.COUNTED}".strip() if is_counted else flags
+        flags = flags_of(flags, is_counted=is_counted, paid_by=paid_by)
         entry = self._write(
             events.HOLD_CAPTURED,
             now_ms,
@@ -209,6 +218,7 @@ class Charging(Deciding):
         due_max: int = DUE_MAX,
         is_counted: bool = False,
         is_in_shadow: bool = False,
+        paid_by: str = "",
     ) -> Answer:
         """Take units at once, or with ``already_used`` charge what can be paid."""
         if repeated := self._repeated(operation_id, fingerprint):
@@ -230,7 +240,7 @@ class Charging(Deciding):
             amount=amount,
             shortfall=shortfall,
             fingerprint=fingerprint,
-            flags=flags_of(used, is_counted=is_counted, shadowed=shadowed),
+            flags=flags_of(used, is_counted=is_counted, paid_by=paid_by, shadowed=shadowed),
             details=details,
         )
         return answered("DEBITED", entry)

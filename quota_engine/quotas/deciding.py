@@ -86,7 +86,8 @@ class Deciding(Counting):
         return shadowed
 
 
-def flags_of(*words: str, is_counted: bool, shadowed: str = "") -> str:
+def flags_of(*words: str, is_counted: bool, paid_by: str = "", shadowed: str = "") -> str:
     """Return the flags of an entry."""
-    told = [*words, events.COUNTED if is_counted else "", f"shadow {shadowed}" if shadowed else ""]
+    told = [*words, events.COUNTED if is_counted else "", f"by:{paid_by}" if paid_by else ""]
+    told += [f"shadow {shadowed}" if shadowed else ""]
     return " ".join(word for word in told if word)

@@ -49,7 +49,8 @@ class Hold:
     """
     Quota set aside. ``parts``: grants and units in the order taken; the rest is uncovered.
 
-    ``counts_at_ms``: where it counts in limits; ``is_counted``: it does nothing else.
+    ``counts_at_ms``: where it counts in limits; ``is_counted``: it does nothing else;
+    ``paid_by``: the account that pays in its place, percent-encoded, or empty.
     """
 
     hold_id: str
@@ -58,6 +59,7 @@ class Hold:
     parts: list[tuple[str, int]] = field(default_factory=list)
     counts_at_ms: int | None = None
     is_counted: bool = False
+    paid_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,16 +61,17 @@ def expected(
     details: str = "",
     is_counted: bool = False,
     is_in_shadow: bool = False,
+    paid_by: str = "",
 ) -> list[str]:
     """
     Return what the model answers, refusals included, in a script's words.
 
     ``print_``: the fingerprint of the call that this is a part of; empty: its own. ``details``:
     what an extension writes down. ``is_counted``: the quota does not gate the call;
-    ``is_in_shadow``: it refuses nothing.
+    ``is_in_shadow``: it refuses nothing; ``paid_by``: who pays in its place, percent-encoded.
     """
-    modes = {"is_counted": is_counted, "is_in_shadow": is_in_shadow}
-    options = {name: True for name, is_meant in modes.items() if is_meant}
+    modes = {"is_counted": is_counted, "is_in_shadow": is_in_shadow, "paid_by": paid_by}
+    options = {name: meant for name, meant in modes.items() if meant}
     try:
         return list(_answer(quota, command, (now_ms, due_max), print_, details, **options))
     except Refused as refused:

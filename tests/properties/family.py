@@ -32,31 +32,15 @@ from quota_engine.commands import (
 from quota_engine.commands.arguments import details_text
 from quota_engine.commands.shares import suffix_of
 from quota_engine.events import NEVER_MS, next_chain
-from quota_engine.flows import set_account
-from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName, parents_of
 from quota_engine.limits import checked_limit
-from quota_engine.policies import (
-    ALL_TYPES,
-    ENFORCE,
-    INHERIT,
-    SET_ENFORCEMENT,
-    SHADOW,
-    AccountPolicy,
-    WantedPolicy,
-    applied,
-)
 from quota_engine.quotas import Asking, Quota
 from tests.properties.beside import expected, fingerprint_of
 from tests.properties.limiting import KINDS, check_counts
+from tests.properties.paying import ACCOUNTS, DUE_MAX, TYPES, Paying, Shared, is_used
 from tests.shards import NOON_MS, Raw, Shard, check_state, snapshot_of
 
-ACCOUNTS = ("根", "根/甲", "根/乙", "根/甲/1", "根/甲/2", "根/乙/1")
 LEAVES = ACCOUNTS[3:]
-TYPES = ("text_token", "credit")
-DUE_MAX = 32
-
-Shared = PlaceHold | ExtendHold | CaptureHold | ReleaseHold | Debit
 
 
 def part_of(command: Shared, quota: QuotaName, amount: int) -> Shared:
@@ -78,15 +62,11 @@ def part_of(command: Shared, quota: QuotaName, amount: int) -> Shared:
     return replace(command, **changes)
 
 
-def is_used(command: Shared) -> bool:
-    """Return whether nothing of a call is admitted, because it has happened."""
-    return isinstance(command, DebitUsed | CaptureHold | ReleaseHold)
-
-
-class Family:
+class Family(Paying):
     """Quotas of a tree of accounts and of two types, and their models."""
 
     def __init__(self, shard: Shard, seed: int) -> None:
+        super().__init__()
         shard.open()
         self.shard = shard
         self.chance = random.Random(seed)
@@ -97,7 +77,6 @@ class Family:
         }
         self.numbers = 0
         self.calls: list[tuple[Shared, Raw]] = []
-        self.policies: dict[str, AccountPolicy] = {}
         #: The share of each quota, of every hold that may be open still.
         self.holds: list[PlaceHold] = []
         for quota in self.quotas.values():
@@ -113,7 +92,7 @@ class Family:
     def act(self) -> None:
         """Do something."""
         chance, self.now_ms = self.chance, self.now_ms + self.chance.choice([0, 0, 1, 300, 1500])
-        what = chance.randrange(17)
+        what = chance.randrange(19)
         if what < 3:
             self.grant()
         elif what == 3:
@@ -127,7 +106,7 @@ class Family:
             self.call(kind(quota=quota, operation_id=operation_id, amount=amount, shares=shares))
         elif what == 9 and self.calls:
             self.again(*chance.choice(self.calls))
-        elif what == 16:
+        elif what > 15:
             self.say()
         elif what > 13:
             self.set_limit()
@@ -163,29 +142,6 @@ class Family:
             at_ms=self.now_ms,
         )
         self.alone(command)
-
-    def say(self) -> None:
-        """Say of an account whether its quotas, and those below it, refuse."""
-        account, kind = self.chance.choice(ACCOUNTS), self.chance.choice((*TYPES, ALL_TYPES))
-        before = self.policies.get(account, AccountPolicy(account=account))
-        wanted = WantedPolicy(
-            account=account,
-            action=SET_ENFORCEMENT,
-            operation_id="",
-            enforcement=self.chance.choice([SHADOW, SHADOW, ENFORCE, INHERIT]),
-            quota_types=() if kind == ALL_TYPES else (kind,),
-        )
-        self.policies[account] = applied(before, wanted, from_ms(self.now_ms))
-        assert self.shard.call(set_account(self.policies[account])) == ["SET"]
-
-    def is_in_shadow(self, name: QuotaName) -> bool:
-        """Whether a quota refuses nothing: by the nearest account that says something of it."""
-        for account in (name.account, *parents_of(name.account)):
-            said = self.policies.get(account, AccountPolicy(account=account)).enforcement
-            mode = said.get(name.quota_type, said.get(ALL_TYPES))
-            if mode is not None:
-                return mode == SHADOW
-        return False
 
     def alone(self, command: IssueGrant | SetOverdraftLimit | SetLimit) -> None:
         """Do something to one quota, on both sides."""
@@ -238,8 +194,10 @@ class Family:
         """The same call has its first answer and no effect; with other arguments it is refused."""
         own = command.quota
         told = ["REPLAYED", *answer[1:11]]
+        above = {share.quota for share in command.shares}
         for place in range(11, len(answer), 11):  # of what limits no more nothing is told
-            if self.limits(own, QuotaName.parse(answer[place])):
+            name = QuotaName.parse(answer[place])
+            if name not in above or self.limits(own, name):
                 told += answer[place : place + 11]
         assert self.shard.call(command, now_ms=self.now_ms) == told
         if not isinstance(command, ReleaseHold):
@@ -250,12 +208,15 @@ class Family:
 
     def call(self, command: Shared) -> Raw:
         """Make a call of several quotas; compare its answer with what the models say."""
+        command = replace(command, payers=self.sent_along(command))
         answer = self.shard.call(command, now_ms=self.now_ms)
         limiting = {share.quota: share.amount for share in command.shares}
         amounts = {} if isinstance(command, ReleaseHold) else {command.quota: command.amount}
         asked = {command.quota: 0, **amounts} | {
             name: amount for name, amount in limiting.items() if self.limits(command.quota, name)
         }
+        self.payers = self.payers_in(command, asked)
+        asked |= {payer: asked[own] for own, payer in self.payers.items() if payer not in asked}
         copies = {name: self.quotas[name].copied() for name in asked}
         wanted = self.together(command, asked, copies)
         assert answer == wanted, (command, answer, wanted)
@@ -265,18 +226,16 @@ class Family:
                 self.calls.append((command, answer))
         return answer
 
-    def limits(self, own: QuotaName, name: QuotaName) -> bool:
-        """Whether a quota beside the first counts."""
-        return name.account == own.account or self.gates(name) or bool(self.quotas[name].limits)
-
-    def gates(self, name: QuotaName) -> bool:
-        """Whether a quota must have what a call takes."""
-        model = self.quotas[name]
-        return model.is_granted or model.overdraft_limit != 0
-
-    def is_counted(self, command: Shared, name: QuotaName, asked: dict[QuotaName, int]) -> bool:
+    def is_counted(
+        self,
+        command: Shared,
+        name: QuotaName,
+        asked: dict[QuotaName, int],
+    ) -> bool:
         """Whether only the limits of a quota are asked."""
         model = self.quotas[name]
+        if name in self.payers:
+            return True
         if isinstance(command, ExtendHold):
             hold = model.holds.get(command.hold_id + suffix_of(command.quota, name))
             return hold is not None and hold.is_counted
@@ -304,7 +263,8 @@ class Family:
             facts = {
                 "details": told,
                 "is_counted": self.is_counted(command, name, asked),
-                "is_in_shadow": self.is_in_shadow(name) and not is_used(command),
+                "is_in_shadow": self.refuses_nothing(command, name) and not is_used(command),
+                "paid_by": self.paid_by(name),
             }
             found = expected(copies[name], part, self.now_ms, DUE_MAX, print_=print_, **facts)
             outcomes.add(found[0])
@@ -331,16 +291,25 @@ class Family:
         reply: Raw = ["DENIED"]
         for name in asked:
             model, asking = self.asking(command, name, asked)
-            if not (self.is_counted(command, name, asked) or self.is_in_shadow(name)):
+            if not (self.is_counted(command, name, asked) or self.refuses_nothing(command, name)):
                 available = asking.kept + max(model.spendable, 0)
                 reply += [str(name), str(asking.units or asking.kept), str(available)]
+        for own in asked if isinstance(command, PlaceHold | Debit) else ():
+            model, is_own = self.brought_up(own), own.account == command.quota.account
+            if not is_own or own in self.payers or self.is_in_shadow(own):
+                continue
+            if asked[own] > max(model.spendable, 0) and not self.is_counted(command, own, asked):
+                for payer in self.after(own):
+                    if payer not in asked:
+                        had = min(self.brought_up(payer).spendable, asked[own] - 1)
+                        reply += [str(payer), str(asked[own]), str(max(had, 0))]
         return ["DENIED", reply[3]] if reply[1:-2] == [str(command.quota)] else reply
 
     def excess(self, command: Shared, asked: dict[QuotaName, int]) -> Raw:
         """Return the refusal by a limit: the one that refuses longest, then each quota."""
         worst, words, standings = -1, [], []
         for name in asked:
-            if self.is_in_shadow(name):
+            if self.refuses_nothing(command, name):
                 continue
             model, asking = self.asking(command, name, asked)
             refusing = model.refusing(self.now_ms, asking)

@@ -3,6 +3,7 @@ One call on several quotas does to each what it would do alone, or nothing to an
 
 A random tree of accounts and two quota types on a real server, each quota beside its model. After
 every step Redis keeps what the models say; a refused call writes nothing (the shard looks).
+Some quotas are in the shadow, and some have others pay in their place.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 from tests.properties.family import Family
 from tests.shards import Shard, rows_met
 
-WALKS, ACTS = 4, 120
+WALKS, ACTS = 6, 120
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_a_call_acts_on_all_of_its_quotas_or_on_none(shard: Shard) -> None:
         several += sum(len(answer) > 11 for _, answer in family.calls)
     assert outcomes.keys() == {"PLACED", "CAPTURED", "RELEASED", "DEBITED"}
     assert flags["counted"] > 10
+    assert sum(flags[flag] for flag in flags if flag.startswith("by:")) > 10
     assert min(flags["insufficient"], flags["limited"]) > 5
     assert rows_met["place_hold", "EXCEEDED"] + rows_met["debit", "EXCEEDED"] > 5
     assert several > sum(outcomes.values()) / 3
