@@ -64,15 +64,13 @@ INVARIANTS = {
         )
     """,
     "I7 nobody is below the overdraft limit, nothing below zero is held": """
-        SELECT account, quota_type, e.version FROM ledger_entries e
-        JOIN quotas q USING (account, quota_type)
+        SELECT account, quota_type, e.version FROM (
+            SELECT *, bool_or(flags LIKE '%shadow%') OVER log AS is_after_shadow
+            FROM ledger_entries WINDOW log AS (PARTITION BY account, quota_type ORDER BY version)
+        ) AS e JOIN quotas q USING (account, quota_type)
         WHERE held_after < 0 OR debt_after < 0 OR (
             balance_after - held_after < -q.overdraft_limit AND NOT late
-            AND kind NOT IN ('grant.expired', 'grant.voided') AND NOT EXISTS (
-                SELECT FROM ledger_entries s
-                WHERE (s.account, s.quota_type) = (e.account, e.quota_type)
-                    AND s.version <= e.version AND s.flags LIKE '%shadow%'
-            )
+            AND kind NOT IN ('grant.expired', 'grant.voided') AND NOT is_after_shadow
         )
     """,
     "I8 a hold ends once": """
