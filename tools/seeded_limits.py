@@ -94,6 +94,13 @@ LIMIT_FAULTS = (
         ("tests/properties/test_scopes.py",),
     ),
     Mutant(
+        "a window goes on of a quota that is asked for nothing",
+        WINDOWS,
+        'state.limits ~= "" and state.asked + calls > 0',
+        'state.limits ~= ""',
+        ("tests/lua/test_shares.py",),
+    ),
+    Mutant(
         "the ledger counts no corrections",
         "quota_engine/counting.py",
         "            _add(log, limit, at_ms, units)\n",

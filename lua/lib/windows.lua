@@ -284,15 +284,17 @@ end
 
 -- The reply that refuses, if a limit lets through less than is asked: which it is, what is asked of it, what
 -- is left, how many milliseconds to wait (empty: never, or nobody knows); then of each quota that may refuse its
--- name, what is asked of it, and what it could have admitted.
+-- name, what is asked of it, and what it could have admitted. Who looks at a window lets it go on, and it must
+-- not where nothing is to count: what is written in that quota (a hold has expired) would keep it there.
 function windows.refusal(states, calls, opens, spendable)
   local worst
   for _, state in ipairs(states) do
     state.headroom = amounts.MAX
-    if state.limits ~= "" and state.is_in_shadow then
+    state.is_asked = state.limits ~= "" and state.asked + calls > 0
+    if state.is_asked and state.is_in_shadow then
       local would_refuse = look(state, calls, opens)
       state.shadowed = state.shadowed or would_refuse and "limited" or nil
-    elseif state.limits ~= "" then
+    elseif state.is_asked then
       worst = look(state, calls, opens, worst)
     end
   end
@@ -307,6 +309,9 @@ function windows.refusal(states, calls, opens, spendable)
   }
   for _, state in ipairs(states) do
     if not state.is_in_shadow then
+      if state.limits ~= "" and not state.is_asked then
+        look(state, calls, opens)
+      end
       local count, kept = #reply, state.kept or 0
       local available = state.is_counted and amounts.MAX or math.max(spendable(state), 0) + kept
       reply[count + 1], reply[count + 2] = state.name, text(state.asked + kept)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from quota_engine.commands import (
+    Action,
     CancelOperation,
     CaptureHold,
     Context,
@@ -19,6 +20,7 @@ from quota_engine.commands import (
     IssueGrant,
     PlaceHold,
     ReleaseHold,
+    SetLimit,
     SetOverdraftLimit,
     Share,
     Snapshot,
@@ -26,6 +28,7 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.shares import suffix_of
 from quota_engine.keys import QuotaName
+from quota_engine.limits import checked_limit
 from tests.lua.scenes import Scene, meets
 from tests.shards import EPOCH, NOON_MS
 
@@ -202,3 +205,22 @@ def test_a_dry_run_answers_and_changes_nothing(tree: Scene) -> None:
     assert place(tree, "h", 50)[0] == "PLACED"
     other = replace(dry, hold_id="h2")
     assert tree.call(other)[0] == "DENIED"
+
+
+def test_no_window_goes_on_of_a_quota_that_is_asked_for_nothing(tree: Scene) -> None:
+    """Something ends in it meanwhile; then a slower clock tells what counts with the rest."""
+    limit = checked_limit(5, of="units", per="second", window="sliding", time_zone="UTC")
+    made = SetLimit(quota=CREDIT, operation_id="w", action=Action.SET, limit=limit)
+    assert tree.call(made)[0] == "SET"
+    place(tree, "h", 10, Share(CREDIT, 1))
+    short = PlaceHold(quota=CREDIT, hold_id="short", amount=2, ttl_ms=1_000)
+    assert tree.call(short)[0] == "PLACED"
+    tree.pass_time(5_000)
+    shares = (Share(CREDIT, 1),)
+    grown = ExtendHold(quota=USER, hold_id="h", operation_id="e", amount=20, shares=shares)
+    assert tree.call(grown)[0] == "EXTENDED"
+    assert ("hold.expired", "short:expire", 2) in entries_of(tree, CREDIT)
+    tree.pass_time(-5_000)
+    for amount, outcome in ((5, "EXCEEDED"), (4, "DEBITED"), (1, "EXCEEDED")):
+        debit = Debit(quota=CREDIT, operation_id=f"d{amount}", amount=amount)
+        assert tree.call(debit)[0] == outcome
