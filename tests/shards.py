@@ -75,23 +75,8 @@ class Shard:
         self.bytes.close()
 
     def dump(self) -> dict[str, Any]:
-        """Return everything that is stored; streams and strings by their exact bytes."""
-        names: Any = sorted(self.client.keys("*"))
-        pipeline: Any = self.client.pipeline(transaction=False)
-        for name in names:
-            pipeline.type(name)
-            pipeline.pexpiretime(name)
-        told = pipeline.execute()
-        exact: Any = self.bytes.pipeline(transaction=False)
-        for name, kind in zip(names, told[::2], strict=True):
-            if kind == "hash":  # the bytes of a big one change as it is read
-                exact.hgetall(name)
-            elif kind == "zset":
-                exact.zrange(name, 0, -1, withscores=True)
-            else:
-                exact.dump(name)
-        found = zip(told[::2], told[1::2], exact.execute(), strict=True)
-        return dict(zip(names, found, strict=True))
+        """Return everything that is stored."""
+        return _dump(self.client, self.bytes)
 
     def call(self, command: Command[Any], **context: Any) -> Raw:
         """Return what a script replies; an error as its code alone."""
@@ -147,6 +132,35 @@ class Shard:
         """Return a hash."""
         found: Any = self.client.hgetall(key)
         return dict(found)
+
+
+def dumped(url: str) -> dict[str, Any]:
+    """Return everything that a server stores."""
+    with (
+        redis.Redis.from_url(url, decode_responses=True, protocol=2) as client,
+        redis.Redis.from_url(url, protocol=2) as exact,
+    ):
+        return _dump(client, exact)
+
+
+def _dump(client: redis.Redis, exact: redis.Redis) -> dict[str, Any]:
+    """Return everything that is stored; streams and strings by their exact bytes."""
+    names: Any = sorted(client.keys("*"))
+    pipeline: Any = client.pipeline(transaction=False)
+    for name in names:
+        pipeline.type(name)
+        pipeline.pexpiretime(name)
+    told = pipeline.execute()
+    reading: Any = exact.pipeline(transaction=False)
+    for name, kind in zip(names, told[::2], strict=True):
+        if kind == "hash":  # the bytes of a big one change as it is read
+            reading.hgetall(name)
+        elif kind == "zset":
+            reading.zrange(name, 0, -1, withscores=True)
+        else:
+            reading.dump(name)
+    found = zip(told[::2], told[1::2], reading.execute(), strict=True)
+    return dict(zip(names, found, strict=True))
 
 
 def code_of(error: redis.ResponseError) -> str:

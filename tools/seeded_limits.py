@@ -101,6 +101,13 @@ LIMIT_FAULTS = (
         ("tests/lua/test_shares.py",),
     ),
     Mutant(
+        "only the limits of a call's first quota are asked",
+        WINDOWS,
+        "elseif state.is_asked then",
+        "elseif state == states[1] and state.is_asked then",
+        ("tests/properties/test_at_once.py",),
+    ),
+    Mutant(
         "the ledger counts no corrections",
         "quota_engine/counting.py",
         "            _add(log, limit, at_ms, units)\n",

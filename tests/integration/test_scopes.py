@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 
@@ -12,11 +14,9 @@ from quota_engine import (
     QuotaEngine,
     QuotaInsufficientError,
 )
-from quota_engine.jobs.verify import verify
-from quota_engine.ledger import Ledger
 from tests.at_once import call_at_once
 from tests.engines import Engines
-from tests.programs import Program
+from tests.shards import dumped
 from tests.spools import Away, replayed_by_itself
 
 pytestmark = pytest.mark.anyio
@@ -142,72 +142,66 @@ async def test_a_capture_while_redis_is_away_is_charged_above_too(away: Away) ->
             assert (standing.balance, standing.held) == (balance, 0)
 
 
-def test_of_many_calls_at_once_the_key_admits_what_it_has(
+def limit(engine: QuotaEngine, account: str, amount: int, by: str) -> None:
+    """Let an account use so much: by a grant, or by a limit beside which others pay."""
+    if by == "grant":
+        engine.issue_grant(account, TOKENS, amount)
+    else:
+        engine.limits.set(account, TOKENS, amount, per="day")
+
+
+@pytest.mark.parametrize("by", ["grant", "limit"])
+def test_of_two_holds_at_once_the_team_admits_one_and_the_other_leaves_no_trace(
+    redis_url: str, database_url: str, by: str
+) -> None:
+    ids, together = ("hold-one", "hold-two"), Barrier(2)
+    with QuotaEngine.open(redis_url, database_url) as engine:
+        engine.issue_grant(ACME, TOKENS, 1_000)
+        limit(engine, USER, 100, by)
+        limit(engine, TEAM, 50, by)
+
+        def hold(hold_id: str) -> str | tuple[str, int, int]:
+            with QuotaEngine.open(redis_url, database_url) as own:
+                own.read_balance(USER, TOKENS)
+                together.wait()
+                try:
+                    return own.place_hold(USER, TOKENS, 30, operation_id=hold_id).hold_id
+                except QuotaInsufficientError as error:
+                    return error.account, error.required, error.available
+
+        with ThreadPoolExecutor(2) as threads:
+            told = dict(zip(ids, threads.map(hold, ids), strict=True))
+        refused = next(hold_id for hold_id in ids if told[hold_id] != hold_id)
+        assert [*told.values()].count((TEAM, 30, 20)) == 1
+        before, together = dumped(redis_url), Barrier(1)
+        assert refused not in repr(before)
+        assert hold(refused) == (TEAM, 30, 20)
+        assert dumped(redis_url) == before
+        engine.drain()
+        logs = [engine.history(account, TOKENS) for account in (USER, TEAM, ACME)]
+        assert [entry.kind for log in logs for entry in log].count("hold.placed") == 3
+        assert not [entry for log in logs for entry in log if refused in entry.operation_id]
+
+
+def test_of_twenty_calls_at_once_a_key_of_a_rich_user_admits_ten(
     redis_url: str, database_url: str
 ) -> None:
     with QuotaEngine.open(redis_url, database_url) as engine:
-        engine.issue_grant("user:1", TOKENS, 1_000_000)
-        engine.issue_grant("user:1/key", TOKENS, 1_000)
+        for user, by in (("user:1", "grant"), ("user:2", "limit")):
+            engine.issue_grant(user, TOKENS, 1_000_000)
+            limit(engine, f"{user}/key", 1_000, by)
         caller = """
 def call(number):
+    return [hold(f"user:{user}/key") for user in (1, 2)] if number % 5 < 2 else []
+
+def hold(account):
     try:
-        return engine.place_hold("user:1/key", "text_token", 100).amount
+        return engine.place_hold(account, "text_token", 100).amount
     except QuotaInsufficientError as error:
         return error.account
 """
-        told = call_at_once(caller, redis_url, database_url)
-        assert [told.count(100), told.count("user:1/key")] == [10, 40]
-        assert engine.read_balance("user:1", TOKENS).held == 1_000
-
-
-#: One of many processes: random calls on a tree whose every quota is limited.
-CALLER = """
-import random, sys
-from quota_engine import QuotaEngine, QuotaInsufficientError
-redis_url, database_url, seed = sys.argv[1:]
-chance = random.Random(int(seed))
-with QuotaEngine.open(redis_url, database_url, call_timeout_seconds=60) as engine:
-    for number in range(60):
-        account = f"org/t{chance.randrange(2)}/u{chance.randrange(3)}"
-        amounts = {"text_token": chance.randint(1, 40)}
-        if chance.random() < 0.4:
-            amounts["credit"] = chance.randint(1, 40)
-        try:
-            if chance.random() < 0.3:
-                engine.debit(account, amounts)
-                continue
-            hold = engine.place_hold(account, amounts)
-        except QuotaInsufficientError:
-            continue
-        if chance.random() < 0.2:
-            engine.release_hold(hold)
-        else:
-            used = {kind: chance.randint(0, held) for kind, held in amounts.items()}
-            engine.capture_hold(hold, used)
-"""
-
-
-def test_no_limit_is_passed_and_each_scope_is_the_sum_of_what_is_below(
-    redis_url: str, database_url: str
-) -> None:
-    users = [f"org/t{team}/u{user}" for team in range(2) for user in range(3)]
-    limits = {**dict.fromkeys(users, 700), "org/t0": 1_500, "org/t1": 1_500, "org": 2_700}
-    with QuotaEngine.open(redis_url, database_url) as engine:
-        for account, limit in limits.items():
-            for kind in (TOKENS, CREDIT):
-                engine.issue_grant(account, kind, limit)
-        processes = [Program(CALLER, redis_url, database_url, str(seed)) for seed in range(8)]
-        assert [process.wait(timeout=120) for process in processes] == [0] * 8
-        engine.drain()
-        for kind in (TOKENS, CREDIT):
-            standing = {name: engine.read_balance(name, kind) for name in limits}
-            assert all(found.balance >= 0 == found.held for found in standing.values())
-            used = {name: limits[name] - found.balance for name, found in standing.items()}
-            for team in ("org/t0", "org/t1"):
-                below = sum(used[name] for name in users if name.startswith(f"{team}/"))
-                assert used[team] == below
-            assert used["org"] == used["org/t0"] + used["org/t1"]
-            assert used["org"] > 400
-        assert engine.reconcile().drifts == ()
-    with Ledger.open(database_url) as ledger:
-        assert list(verify(ledger)) == []
+        told = [one for both in call_at_once(caller, redis_url, database_url) for one in both]
+        assert told.count(100) == 20
+        for user in ("user:1", "user:2"):
+            assert told.count(f"{user}/key") == 10
+            assert engine.read_balance(user, TOKENS).held == 1_000
