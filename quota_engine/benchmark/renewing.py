@@ -128,6 +128,8 @@ def _renewed(urls: dict[str, Any], schedulers: int) -> tuple[float, list[int]]:
 def _kept_later(deployment: Deployment) -> int:
     """Make what was promised and not made in time; return how many grants those were."""
     transport = Transport(deployment.redis_url, deployment, deployment.settings, _at_the_edge)
+    while deployment.drain():  # a promise is open until the ledger knows that it was kept
+        pass
     left = 0
     while kept := apply_intents(deployment, transport, timedelta(0)).kept:
         left += kept
