@@ -1,4 +1,4 @@
-"""Seeded faults of calls that act on several quotas."""
+"""Seeded faults of calls that act on several quotas, and of their spans."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ SHARES = "tests/lua/test_shares.py"
 FLUSHED = (
     "tests/faults/test_redis_restarts.py::test_flushed_scripts_are_loaded_again_and_nobody_notices"
 )
+TRACING = "tests/integration/test_tracing.py"
 
 CALLS = (
     Mutant(
@@ -45,5 +46,19 @@ CALLS = (
         ".read_calls(",
         ".read(",
         ("tests/integration/test_persist.py::test_what_one_call_did_is_persisted_in_one_piece",),
+    ),
+    Mutant(
+        "the span of a refused call tells the text of its error",
+        "quota_engine/tracing.py",
+        "span.set_status(StatusCode.ERROR)",
+        "span.set_status(StatusCode.ERROR, str(error))",
+        (TRACING + "::test_a_call_that_is_refused_is_a_span_that_says_why",),
+    ),
+    Mutant(
+        "what runs inside a metered call is not under its span",
+        "quota_engine/metering/meter.py",
+        "with current_span(call):",
+        "if True:",
+        (TRACING + "::test_a_metered_call_is_a_span_over_its_hold_its_work_and_its_capture",),
     ),
 )

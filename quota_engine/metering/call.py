@@ -67,6 +67,7 @@ class MeteredCall:
         self.model: str | None = arguments.named(plan.model, "model")
         self.hold: PlacedHold | None = None
         self.is_settled = False
+        self.span: Any = None  # while it is traced, and not settled
         self._arguments = arguments
         self._service_tier = arguments.named(plan.service_tier, "service_tier")
         self._metadata = checked_metadata(arguments.resolve(plan.metadata))

@@ -12,6 +12,7 @@ from quota_engine.background import BACKGROUND, Job
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.metering.call import Ask, Flow, MeteredCall
 from quota_engine.metering.renewal import stop_renewing
+from quota_engine.metering.spans import ended_span
 from quota_engine.metrics.model_calls import COUNTERS
 
 log = logging.getLogger("quota_engine.metering")
@@ -85,10 +86,11 @@ def settle_now(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
     away the engine spools the settlement; if it cannot, it is tried again in the background.
     """
     stop_renewing(call)
-    try:
-        run(flow, engine)
-    except Exception as error:
-        _put_off(call, error, engine)
+    with ended_span(call):
+        try:
+            run(flow, engine)
+        except Exception as error:
+            _put_off(call, error, engine)
 
 
 async def settle_async(call: MeteredCall, flow: Flow[None], engine: Any) -> None:
@@ -96,10 +98,11 @@ async def settle_async(call: MeteredCall, flow: Flow[None], engine: Any) -> None
     stop_renewing(call)
 
     async def settle() -> None:
-        try:
-            await run_async(flow, engine)
-        except Exception as error:
-            _put_off(call, error, engine)
+        with ended_span(call):
+            try:
+                await run_async(flow, engine)
+            except Exception as error:
+                _put_off(call, error, engine)
 
     await to_its_end(settle())
 

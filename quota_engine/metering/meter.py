@@ -13,6 +13,7 @@ from quota_engine.metering.call import MeteredCall
 from quota_engine.metering.driving import is_async_engine, run, run_async, settle_async, to_its_end
 from quota_engine.metering.plan import Arguments, Plan
 from quota_engine.metering.renewal import renew
+from quota_engine.metering.spans import begun_span, current_span
 
 #: The metered calls that the present code runs inside of.
 _INSIDE: ContextVar[tuple[MeteredCall, ...]] = ContextVar("quota_engine_inside", default=())
@@ -45,14 +46,16 @@ class Meter:
         engine = self.engine
         if is_async_engine(engine):
             raise InvalidArgumentError(ASYNC_ONLY)
-        run(call.begin(), engine)
+        with begun_span(call, engine):
+            run(call.begin(), engine)
         self._keep_alive(call, engine)
 
     async def begin_async(self, call: MeteredCall) -> None:
         """Hold quota for a call, and keep the hold alive. Cancelled: the hold is released."""
         engine = self.engine
         try:
-            await to_its_end(run_async(call.begin(), engine))
+            with begun_span(call, engine):
+                await to_its_end(run_async(call.begin(), engine))
         except asyncio.CancelledError as error:
             if call.hold is not None:
                 await settle_async(call, call.fail(error), engine)
@@ -68,7 +71,8 @@ class Meter:
         """Mark the running code as paid for by ``call``."""
         token = _INSIDE.set((*_INSIDE.get(), call))
         try:
-            yield
+            with current_span(call):
+                yield
         finally:
             with suppress(ValueError):  # a coroutine that is thrown away ends in another context
                 _INSIDE.reset(token)

@@ -77,6 +77,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.forget()
+        #: What makes spans of the same calls: see ``quota_engine.tracing``. None: nobody asked.
+        self.spans: Any = None
         self._sources: list[Callable[[], Iterator[Sample]]] = []
 
     def forget(self) -> None:
@@ -106,6 +108,8 @@ class Metrics:
         is_admission = reason == NEW and operation in ADMISSIONS
         is_made = is_admission and not getattr(result, "dry_run", False)
         shadowed = result.shadowed if is_made else ()
+        if self.spans is not None:
+            self.spans.done(operation, seconds, result)
         with self._lock:
             counted = self._count(operation, seconds, (ADMITTED, reason))
             for one in shadowed:
@@ -120,6 +124,8 @@ class Metrics:
     def failed(self, operation: str, seconds: float, error: errors.QuotaError) -> None:
         """Count a call that was refused, or whose outcome is unknown."""
         outcome = reason_of(error)
+        if self.spans is not None:
+            self.spans.failed(operation, seconds, error)
         with self._lock:
             self._count(operation, seconds, outcome)
 
