@@ -117,8 +117,8 @@ ACCOUNTS = (
     Mutant(
         "the shadow lets limits refuse",
         "lua/lib/windows.lua",
-        'if state.limits ~= "" and state.is_in_shadow then',
-        'if state.limits == "" and state.is_in_shadow then',
+        "if state.is_asked and state.is_in_shadow then",
+        "if not state.is_asked and state.is_in_shadow then",
         (SCRIPTS,),
     ),
     Mutant(
