@@ -227,9 +227,9 @@ class Deployment:
         """Return a page of a model's billed calls, in the order of their end."""
         return self.ledger.calls_of_model(provider, model, between_ms, after)
 
-    def record_refund(self, request: RefundRequest) -> RecordedRefund:
-        """Promise a refund; tell how much is given back, to whom, and whether it was already."""
-        return self.ledger.record_refund(request)
+    def record_refunds(self, requests: Sequence[RefundRequest]) -> list[RecordedRefund]:
+        """Promise refunds; tell how much is given back, to whom, and whether it was already."""
+        return self.ledger.record_refunds(requests)
 
     def withdraw_refund(self, command: Refund) -> None:
         """Forget the promise of a refund that was refused."""

@@ -21,11 +21,9 @@ from quota_engine.commands import (
     CaptureHold,
     CatchUp,
     CaughtUp,
-    ChargeFate,
     Command,
     ExtendedHold,
     ExtendHold,
-    FindCharge,
     FindHold,
     FindOperation,
     Flow,
@@ -43,11 +41,7 @@ from quota_engine.commands import (
     ReadBalance,
     ReadPolicy,
     ReadSnapshot,
-    RecordedRefund,
     RecordIntent,
-    RecordRefund,
-    Refunded,
-    RefundRequest,
     ReleasedHold,
     ReleaseHold,
     SetAccount,
@@ -55,11 +49,9 @@ from quota_engine.commands import (
     Snapshot,
     VoidGrant,
     WithdrawIntent,
-    WithdrawRefund,
 )
 from quota_engine.commands.limits import renewals
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
-from quota_engine.commands.refunds import charged_to
 from quota_engine.commands.replies import (
     CatchUpError,
     FencedError,
@@ -80,7 +72,6 @@ from quota_engine.errors import (
     InvalidArgumentError,
     LimitNotFoundError,
     OperationCancelledError,
-    OperationNotFoundError,
     QuotaFrozenError,
     QuotaInsufficientError,
 )
@@ -360,41 +351,3 @@ def voided(command: VoidGrant) -> Flow[int]:
         if fate.version >= known.version:
             return 0
         yield AwaitDrain(command.quota)
-
-
-def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
-    """Ask the ledger about a charge, once it knows all that Redis knows now."""
-    known = yield from settled(ReadBalance(quota=quota, with_grants=False))
-    while True:
-        fate: ChargeFate = yield FindCharge(quota, operation_id)
-        if fate.version < known.version:
-            yield AwaitDrain(quota)
-        elif fate.charge is None:
-            raise OperationNotFoundError(
-                f"{quota} has no charge by the operation id {operation_id}"
-            )
-        else:
-            return fate
-
-
-def refunded(request: RefundRequest) -> Flow[Refunded]:
-    """
-    Give back a charge: promised in the ledger first, which decides how much and to whom.
-
-    As with grants, a promise of somebody else may have been kept long ago. Who paid gets it back.
-    """
-    fate = yield from charge_of(request.quota, request.operation_id)
-    request = charged_to(request, fate)
-    recorded: RecordedRefund = yield RecordRefund(request)
-    is_ours = recorded.is_new
-    if not is_ours and recorded.applied is None:
-        yield PersistTail(request.quota)
-        recorded = yield RecordRefund(request)
-    if recorded.applied is not None:
-        return recorded.command.refunded(recorded.applied, replayed=True)
-    try:
-        return (yield from settled(recorded.command))
-    except (InvalidArgumentError, QuotaFrozenError, OperationCancelledError):
-        if is_ours:
-            yield WithdrawRefund(recorded.command)
-        raise

@@ -57,7 +57,7 @@ def asked_of(
         raise InvalidArgumentError(
             "give a quota type and an amount, or one mapping from quota types to amounts"
         )
-    above = parents_of(first.quota.account) if scopes is None else _checked(first.quota, scopes)
+    above = accounts_beside(first.quota.account, scopes)
     return Asked(first.quota, first.amount, _shares(first, more, above))
 
 
@@ -96,7 +96,7 @@ def quotas_of(
     if not names:
         raise InvalidArgumentError("a hold is of one quota type at least")
     first, *more = (Share(checked_quota(account, name, settings)) for name in names)
-    above = parents_of(first.quota.account) if scopes is None else _checked(first.quota, scopes)
+    above = accounts_beside(first.quota.account, scopes)
     return Asked(first.quota, 0, _shares(first, more, above))
 
 
@@ -117,16 +117,19 @@ def _shares(first: Share, more: Sequence[Share], above: Sequence[str]) -> tuple[
     return (*more, *parents)
 
 
-def _checked(own: QuotaName, scopes: Iterable[str]) -> tuple[str, ...]:
+def accounts_beside(own: str, scopes: Iterable[str] | None) -> tuple[str, ...]:
+    """Return which other accounts a call acts on: ``scopes``, or without them those above."""
+    if scopes is None:
+        return tuple(parents_of(checked_account(own)))
     if isinstance(scopes, str):
         raise InvalidArgumentError("scopes must be several accounts, not one text")
     accounts = tuple(dict.fromkeys(checked_account(account) for account in scopes))
     for account in accounts:
-        if root_of(account) != root_of(own.account):
+        if root_of(account) != root_of(own):
             raise InvalidArgumentError(
-                f"{account} and {own.account} have different roots: one call cannot act on both"
+                f"{account} and {own} have different roots: one call cannot act on both"
             )
-    return tuple(account for account in accounts if account != own.account)
+    return tuple(account for account in accounts if account != own)
 
 
 def _words(names: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ FLUSHED = (
     "tests/faults/test_redis_restarts.py::test_flushed_scripts_are_loaded_again_and_nobody_notices"
 )
 TRACING = "tests/integration/test_tracing.py"
+SCOPES = "tests/integration/test_scopes.py"
 
 CALLS = (
     Mutant(
@@ -39,6 +40,20 @@ CALLS = (
         "each.asked = each.asked + (each.suffix ~= '' and 1 or 0)\n"
         "  local shortfall, counts = quotas.charge(each, each.asked), limits.of(each)",
         (FLUSHED,),
+    ),
+    Mutant(
+        "accounts above get nothing of a refund",
+        "quota_engine/refunding.py",
+        "*charged_above(request, fate, above))",
+        "*charged_above(request, fate, ()))",
+        (SCOPES + "::test_a_refund_gives_back_what_the_call_took_above_too",),
+    ),
+    Mutant(
+        "a correction charges accounts above nothing",
+        "quota_engine/_async/refunding.py",
+        "for other in charged)",
+        "for other in charged[:0])",
+        (SCOPES + "::test_a_corrected_call_is_settled_above_too",),
     ),
     Mutant(
         "a half of a call is persisted",

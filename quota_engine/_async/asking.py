@@ -15,7 +15,7 @@ from quota_engine.commands import (
     ReadPolicy,
     ReadSnapshot,
     RecordIntent,
-    RecordRefund,
+    RecordRefunds,
     Step,
     WithdrawIntent,
     WithdrawRefund,
@@ -38,8 +38,8 @@ async def ask_ledger(backing: Backing, step: Step) -> Any:
             return await in_thread(backing.withdraw_intent, quota, grant_id)
         case FindCharge(quota, operation_id):
             return await in_thread(backing.find_charge, quota, operation_id)
-        case RecordRefund(request):
-            return await in_thread(backing.record_refund, request)
+        case RecordRefunds(requests):
+            return await in_thread(backing.record_refunds, requests)
         case WithdrawRefund(refund):
             return await in_thread(backing.withdraw_refund, refund)
         case ReadPolicy(account):

@@ -16,7 +16,7 @@ from quota_engine.commands import (
     ReadPolicy,
     ReadSnapshot,
     RecordIntent,
-    RecordRefund,
+    RecordRefunds,
     Step,
     WithdrawIntent,
     WithdrawRefund,
@@ -39,8 +39,8 @@ def ask_ledger(backing: Backing, step: Step) -> Any:
             return in_place(backing.withdraw_intent, quota, grant_id)
         case FindCharge(quota, operation_id):
             return in_place(backing.find_charge, quota, operation_id)
-        case RecordRefund(request):
-            return in_place(backing.record_refund, request)
+        case RecordRefunds(requests):
+            return in_place(backing.record_refunds, requests)
         case WithdrawRefund(refund):
             return in_place(backing.withdraw_refund, refund)
         case ReadPolicy(account):

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from quota_engine import corrections, flows
+from quota_engine import corrections, flows, refunding
 from quota_engine._sync.calling import Calling
 from quota_engine.amounts import checked_amount
 from quota_engine.arguments import checked_span_ms, checked_text
-from quota_engine.commands import ChargeFate, Command, Refunded, RefundRequest
+from quota_engine.commands import ChargeFate, Command, DebitUsed, Refunded, RefundRequest
 from quota_engine.commands.arguments import details_text
+from quota_engine.commands.shares import Share
 from quota_engine.corrections import CorrectedUsage, Used, admitted_at
 from quota_engine.errors import (
     InvalidArgumentError,
@@ -22,6 +24,7 @@ from quota_engine.errors import (
 from quota_engine.ids import checked_id
 from quota_engine.keys import QuotaName
 from quota_engine.prices.cost import Cost
+from quota_engine.scopes import accounts_beside
 from quota_engine.units import currency_of, is_credit
 from quota_engine.usage import Usage, checked_used
 from quota_engine.waiting import in_place
@@ -39,6 +42,7 @@ class Refunding(Calling):
         refund_id: str | None = None,
         *,
         grace: timedelta | None = None,
+        scopes: Iterable[str] | None = None,
         reference: str | None = None,
         actor: str | None = None,
     ) -> Refunded:
@@ -47,9 +51,12 @@ class Refunding(Calling):
 
         They return to the grants that paid, last taken first; what was debt pays debt. What ended
         grants had paid is forfeited, or with ``grace`` becomes a grant that lives so long. Never
-        more than was taken, all refunds together: else ``InvalidAmountError``. Idempotent by
-        ``refund_id``. Raises ``OperationNotFoundError``. Waits until the ledger has the charge.
+        more than was taken, all refunds together: else ``InvalidAmountError``. Accounts above get
+        back what the call took of them, as much at most: ``.scopes``; of a call that named
+        ``scopes`` say them again. Idempotent by ``refund_id``. Raises ``OperationNotFoundError``.
+        Waits until the ledger has the charge.
         """
+        above = accounts_beside(account, scopes)
         request = RefundRequest(
             quota=self._quota(account, quota_type),
             refund_id=self._id(refund_id, "refund"),
@@ -63,7 +70,7 @@ class Refunding(Calling):
                 }
             ),
         )
-        return self._transport.drive(flows.refunded(request), "refund")
+        return self._transport.drive(refunding.refunded(request, above), "refund")
 
     def correct_usage(
         self,
@@ -72,6 +79,7 @@ class Refunding(Calling):
         *,
         account: str | None = None,
         quota_type: str | None = None,
+        scopes: Iterable[str] | None = None,
         reference: str | None = None,
         actor: str | None = None,
     ) -> CorrectedUsage:
@@ -85,14 +93,16 @@ class Refunding(Calling):
         so, only its record is corrected. The same usage again changes
         nothing; two callers who correct a call at once have one effect, or
         ``IdempotencyConflictError``. Account and quota type are needed where the id is used in
-        several quotas. Raises ``OperationNotFoundError``. Waits until the ledger has the call.
+        several quotas. Accounts above, or those of the call's ``scopes``, are settled as it is.
+        Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         self._transport.connect()
         id_ = checked_id(operation_id, name="operation id")
         quota = self._quota_of_call(id_, account, quota_type)
-        fate = self._transport.drive(flows.charge_of(quota, id_))
+        fate = self._transport.drive(refunding.charge_of(quota, id_))
         used = self._used(quota, fate, usage)
-        return self._settle(quota, fate, used, reference=reference, actor=actor)
+        above = accounts_beside(quota.account, scopes)
+        return self._settle(quota, fate, used, above, reference=reference, actor=actor)
 
     def _quota_of_call(
         self, operation_id: str, account: str | None, quota_type: str | None
@@ -157,6 +167,7 @@ class Refunding(Calling):
         quota: QuotaName,
         fate: ChargeFate,
         used: Used,
+        above: Sequence[str],
         *,
         reference: str | None,
         actor: str | None,
@@ -169,10 +180,14 @@ class Refunding(Calling):
         operation_ids = []
         for step in corrections.steps(quota, fate, used, details):
             if isinstance(step, RefundRequest):
-                self._transport.drive(flows.refunded(step))
+                self._transport.drive(refunding.refunded(step, above))
                 operation_ids.append(step.refund_id)
             else:
                 command: Command[Any] = step
+                if isinstance(step, DebitUsed):
+                    charged = self._transport.drive(refunding.charged_by(quota, fate, above))
+                    shares = tuple(Share(other, step.amount) for other in charged)
+                    command = replace(step, shares=shares)
                 self._transport.drive(flows.settled(command))
                 operation_ids.append(step.operation_id)
         return corrections.corrected(quota, fate, used, operation_ids)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from quota_engine import corrections, flows
+from quota_engine import corrections, refunding
 from quota_engine._sync.refunding import Refunding
 from quota_engine.commands import ChargeFate
 from quota_engine.corrections import CorrectedUsage, RatedQuota, RerateReport, Used, admitted_at
 from quota_engine.errors import InvalidArgumentError, PricingNotFoundError
 from quota_engine.instants import to_ms
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, parents_of
 from quota_engine.prices.price import checked_model, checked_provider
 from quota_engine.units import is_credit
 from quota_engine.usage import Usage
@@ -67,7 +67,10 @@ class Rerating(Refunding):
             elif corrections.steps(quota, fate, used, {}):
                 outcome = corrections.corrected(quota, fate, used, ())
                 if not dry_run:
-                    outcome = self._settle(quota, fate, used, reference=reference, actor=actor)
+                    above = parents_of(quota.account)
+                    outcome = self._settle(
+                        quota, fate, used, above, reference=reference, actor=actor
+                    )
                 _add(quotas, quota, outcome)
         places = sorted(quotas, key=lambda place: (place[0].account, place[0].quota_type))
         return RerateReport(
@@ -89,7 +92,7 @@ class Rerating(Refunding):
                 self._backing.calls_of_model, provider, model, (since_ms, until_ms), after
             )
             for call in page:
-                fate = self._transport.drive(flows.charge_of(call.quota, call.operation_id))
+                fate = self._transport.drive(refunding.charge_of(call.quota, call.operation_id))
                 assert fate.charge is not None
                 if since_ms <= to_ms(admitted_at(fate.charge), name="admitted at") < until_ms:
                     yield call.quota, fate

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from quota_engine.chain import EXPIRED, VOIDED
 from quota_engine.commands.arguments import (
@@ -14,7 +15,7 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
-from quota_engine.commands.charges import ChargeFate
+from quota_engine.commands.charges import ChargeEntry, ChargeFate
 from quota_engine.commands.quotas import Allocation
 from quota_engine.commands.shares import suffix_of
 from quota_engine.commands.snapshots import Operation
@@ -46,6 +47,8 @@ class Refunded:
     version: int
     allocations: tuple[Allocation, ...]
     replayed: bool = False
+    #: What it gave back in the accounts above, each to its own grants.
+    scopes: tuple[Refunded, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,8 @@ class RefundRequest:
     #: How long a grant lives that is made for what ended grants had paid; 0: that is forfeited.
     grace_ms: int = 0
     details: str = ""
+    #: Of another account that the call charged: as much of it as is left there, at most.
+    is_share: bool = False
 
 
 def charged_to(request: RefundRequest, fate: ChargeFate) -> RefundRequest:
@@ -67,11 +72,40 @@ def charged_to(request: RefundRequest, fate: ChargeFate) -> RefundRequest:
     if charge is None or charge.paid_by is None:
         return request
     payer = QuotaName(charge.paid_by, request.quota.quota_type)
+    return replace(request, quota=payer, operation_id=_id_in(payer, request.quota, charge))
+
+
+def charged_above(
+    request: RefundRequest, fate: ChargeFate, above: Sequence[str]
+) -> tuple[RefundRequest, ...]:
+    """Return what a request means for those of the accounts ``above`` that the call charged."""
+    charge = fate.charge
+    assert charge is not None
+    told = {name: word for name, word in _told(request.details).items() if name != "usage"}
+    quotas = (QuotaName(account, request.quota.quota_type) for account in above)
+    return tuple(
+        replace(
+            request,
+            quota=quota,
+            refund_id=request.refund_id + suffix_of(request.quota, quota),
+            operation_id=_id_in(quota, request.quota, charge),
+            details=details_text({**told, "account": request.quota.account}),
+            is_share=True,
+        )
+        for quota in quotas
+        if quota.account != charge.paid_by
+    )
+
+
+def _id_in(quota: QuotaName, first: QuotaName, charge: ChargeEntry) -> str:
+    """Return the id of a call's charge in another quota. See lua/lib/shares.lua."""
     is_final = charge.kind == HOLD_CAPTURED and charge.operation_id.endswith(CAPTURE)
     tail = CAPTURE if is_final else ""
-    base = charge.operation_id.removesuffix(tail)
-    charge_id = f"{base}{suffix_of(request.quota, payer)}{tail}"
-    return replace(request, quota=payer, operation_id=charge_id)
+    return f"{charge.operation_id.removesuffix(tail)}{suffix_of(first, quota)}{tail}"
+
+
+def _told(details: str) -> dict[str, Any]:
+    return json.loads(details) if details else {}
 
 
 class PaidBy(Protocol):

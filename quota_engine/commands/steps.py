@@ -107,14 +107,15 @@ class FindCharge:
 
 
 @dataclass(frozen=True, slots=True)
-class RecordRefund:
+class RecordRefunds:
     """
-    Promise a refund in the ledger. Answer: ``RecordedRefund``.
+    Promise refunds in the ledger, all or none. Answer: a list of ``RecordedRefund``.
 
-    The ledger must know the charge, and what became of its grants.
+    The ledger must know the first's charge, and what became of its grants; of the others those
+    are left out of which it knows no charge, or of which nothing is left.
     """
 
-    request: RefundRequest
+    requests: tuple[RefundRequest, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ Step: TypeAlias = (
     | RecordIntent
     | WithdrawIntent
     | FindCharge
-    | RecordRefund
+    | RecordRefunds
     | WithdrawRefund
     | ReadPolicy
     | NotePolicy

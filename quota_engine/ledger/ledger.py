@@ -7,7 +7,7 @@ Synchronous on purpose; the async engine calls it in threads. Every method may r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -244,10 +244,11 @@ class Ledger:
         with self.transaction() as connection:
             return intents.open_intents(connection, older_than, limit)
 
-    def record_refund(self, request: RefundRequest) -> RecordedRefund:
-        """Promise a refund; decide how much of its charge may be given back, and to whom."""
+    def record_refunds(self, requests: Sequence[RefundRequest]) -> list[RecordedRefund]:
+        """Promise refunds; decide how much of each charge may be given back, and to whom."""
         with self.transaction() as connection:
-            return refunds.record_refund(connection, request)
+            found = (refunds.record_refund(connection, request) for request in requests)
+            return [one for one in found if one is not None]
 
     def withdraw_refund(self, command: Refund) -> None:
         """Forget the promise of a refund that was refused; does nothing once it was kept."""

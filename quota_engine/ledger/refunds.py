@@ -80,18 +80,21 @@ def quotas_of_call(connection: Connection, operation_id: str) -> list[QuotaName]
     return [QuotaName(row.account, row.quota_type) for row in rows]
 
 
-def record_refund(connection: Connection, request: RefundRequest) -> RecordedRefund:
+def record_refund(connection: Connection, request: RefundRequest) -> RecordedRefund | None:
     """
     Promise a refund; return it as it is recorded, and whether that is new.
 
     Raises ``InvalidAmountError`` for more than is left of the charge, ``IdempotencyConflictError``
-    for a refund id that was used for something else.
+    for a refund id that was used for something else. None: there is nothing to give back of what
+    a call charged elsewhere (``is_share``).
     """
     quota = request.quota
     if (known := _recorded(connection, request)) is not None:
         return known
     charge = _entry_of(connection, quota, request.operation_id)
     if charge is None or charge.kind not in CHARGES:
+        if request.is_share:
+            return None
         raise OperationNotFoundError(
             f"{quota} has no charge by the operation id {request.operation_id}"
         )
@@ -105,6 +108,10 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
     ).all()
     left = charge.amount - charge.shortfall - sum(row.amount for row in earlier)
     amount = left if request.amount is None else request.amount
+    if request.is_share:
+        amount = min(amount, left)
+        if amount <= 0:
+            return None
     if not 0 < amount <= left:
         collected = charge.amount - charge.shortfall
         raise InvalidAmountError(
@@ -170,7 +177,7 @@ def _recorded(connection: Connection, request: RefundRequest) -> RecordedRefund 
         return None
     is_same = (
         row.operation_id in {request.operation_id + suffix for suffix in SUFFIXES}
-        and request.amount in {None, row.amount}
+        and (request.is_share or request.amount in {None, row.amount})
         and request.grace_ms == row.grace_ms
     )
     if not is_same:

@@ -12,6 +12,7 @@ of the same quota began comes before it; and a call is in all of its quotas or i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -24,6 +25,9 @@ Outcome = Literal["unknown", "done", "refused", "cancelled"]
 
 #: Kinds of entries that no client asks for.
 ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired", "quota.repaired"})
+REFUNDED = "quota.refunded"
+#: So end a call's ids in the quotas of other accounts.
+SUFFIX = "@[0-9a-f]{16}"
 #: So end the ids of grants that a refund makes of what has no grant to go back to.
 REGRANTED = (":rest", ":grace")
 ENDS_OF_HOLDS = frozenset({"capture_part", "capture_hold", "release_hold"})
@@ -227,8 +231,14 @@ def check(
             _count(verdict, call)
         verdict.locate(call, is_there=bool(found) or key in elsewhere)
         verdict.wrong.extend(_wrong_about(verdict, call, found, may_lose, elsewhere))
+    refunds = {row.operation_id for row in entries if row.kind == REFUNDED}
+    refunds |= {operation_id for _, _, operation_id in elsewhere}
     for (account, _, operation_id), found in rows.items():
-        strange = [row.kind for row in found if not _is_engines_own(row)]
+        strange = [
+            row.kind
+            for row in found
+            if not _is_engines_own(row) and not _is_refund_above(row, refunds)
+        ]
         if strange:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
     # what was lost and sent again came later than its answer, perhaps as the version it was told
@@ -240,6 +250,12 @@ def check(
     verdict.wrong.extend(plain_model.wrong_replay(entries))
     verdict.wrong.extend(plain_model.wrong_refunds(entries))
     return verdict
+
+
+def _is_refund_above(row: Any, refunds: Collection[str]) -> bool:
+    """Whether it gives back above what a refund of the caller's own gives back."""
+    own_id = re.sub(f"{SUFFIX}$", "", row.operation_id)
+    return row.kind == REFUNDED and own_id != row.operation_id and own_id in refunds
 
 
 def _hold_key(row: Any) -> Key:

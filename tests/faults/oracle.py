@@ -20,7 +20,7 @@ from quota_engine.jobs.server_check import read_info
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import ShardKeys, is_quota_name
 from quota_engine.ledger import epochs
-from tests.faults.shares import SUFFIX
+from tests.faults.history import SUFFIX
 
 #: Whose call it is, as entries in the quotas of others tell.
 CALLER = "(nullif(details, '')::json ->> 'account')"

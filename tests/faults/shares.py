@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from tests.faults.history import Call, Key, extension_id
+from tests.faults.history import SUFFIX, Call, Key, extension_id
 
 #: Account and quota type.
 Quota = tuple[str, str]
@@ -28,7 +28,6 @@ IDS = {
     "release_hold": "{hold}:release",
 }
 CHARGES = frozenset({"quota.debited", "hold.captured"})
-SUFFIX = "@[0-9a-f]{16}"
 
 
 def suffix_of(account: str) -> str:

@@ -173,6 +173,14 @@ def test_more_given_back_than_was_taken_is_seen(calls: list[Call], rows: list[An
     ]
 
 
+def test_what_is_given_back_above_belongs_to_a_refund(calls: list[Call], rows: list[Any]) -> None:
+    refund = told("refund", "r", 20, 11)
+    own = row(5, "quota.refunded", "r", 20, subject="d", delta=20, balance_after=20)
+    above = row(6, "quota.refunded", f"r@{'0' * 16}", 20, subject="d", delta=0, balance_after=20)
+    assert "nobody asked for" not in " ".join(check([*calls, refund], [*rows, own, above]).wrong)
+    assert "nobody asked for" in " ".join(check(calls, [*rows, above]).wrong)
+
+
 def test_what_a_hold_gives_back_to_a_voided_grant_was_asked_for_by_nobody() -> None:
     calls = [
         told("issue_grant", "g", 100, 1, version=1, balance=100),

@@ -289,7 +289,7 @@ def by_quota(entries: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 _ENTRIES = text(f"""
-    SELECT *, CASE WHEN operation_id ~ '{shares.SUFFIX}' THEN {oracle.CALLER} END AS caller
+    SELECT *, CASE WHEN operation_id ~ '{history.SUFFIX}' THEN {oracle.CALLER} END AS caller
     FROM ledger_entries ORDER BY account, quota_type, version
 """)
 

@@ -227,7 +227,7 @@ def note_answer(call: Call, answer: Any) -> None:
     call.shortfall = getattr(answer, "shortfall", None)
     call.told = tuple(
         Told(one.account, one.quota_type, one.amount, one.version, one.balance, one.shortfall)
-        for one in getattr(answer, "scopes", ())
+        for one in (() if call.verb == "refund" else getattr(answer, "scopes", ()))
     )
     if call.verb in {"release_hold", "void_grant"}:
         call.amount, call.is_idle = answer.amount, answer.amount == 0

@@ -183,7 +183,7 @@ def test_a_refund_whose_maker_died_is_made_by_the_schedule_once(engine: QuotaEng
     engine.debit(*TOKENS, 10, operation_id="d")
     engine.drain()
     request = RefundRequest(quota=QUOTA, refund_id="r", operation_id="d", amount=4)
-    assert engine.deployment.record_refund(request).is_new
+    assert engine.deployment.record_refunds([request])[0].is_new
     assert engine.run_schedule()["intents"].startswith("1 promises kept")
     assert engine.run_schedule()["intents"].startswith("0 promises kept")
     assert engine.refund(*TOKENS, "d", 4, "r").replayed
@@ -213,8 +213,8 @@ def test_a_promise_that_was_lost_is_known_again_from_its_entry(engine: QuotaEngi
     engine.drain()
     with pytest.raises(InvalidAmountError, match="4 of the 10"):
         engine.refund(*TOKENS, "d", 5)
-    promised = engine.deployment.record_refund(
-        RefundRequest(quota=QUOTA, refund_id="r", operation_id="d", amount=6)
+    (promised,) = engine.deployment.record_refunds(
+        [RefundRequest(quota=QUOTA, refund_id="r", operation_id="d", amount=6)]
     )
     assert isinstance(promised.command, Refund)
     assert promised.applied is not None

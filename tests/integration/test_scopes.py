@@ -14,6 +14,8 @@ from quota_engine import (
     QuotaEngine,
     QuotaInsufficientError,
 )
+from quota_engine.jobs.verify import verify
+from quota_engine.keys import QuotaName
 from tests.at_once import call_at_once
 from tests.engines import Engines
 from tests.shards import dumped
@@ -205,3 +207,58 @@ def hold(account):
         for user in ("user:1", "user:2"):
             assert told.count(f"{user}/key") == 10
             assert engine.read_balance(user, TOKENS).held == 1_000
+
+
+async def sound(call: Engines) -> None:
+    await call("drain")
+    assert list(verify(call.engine.deployment.ledger)) == []
+    assert (await call("reconcile")).drifts == ()
+
+
+async def refunded_above(call: Engines, operation_id: str, *amount: int) -> list[int]:
+    """Give a charge of the user back; return by how much the user, the team and acme have more."""
+    before = [(await call("read_balance", one, TOKENS)).balance for one in (USER, TEAM, ACME)]
+    await call("refund", USER, TOKENS, operation_id, *amount)
+    after = [(await call("read_balance", one, TOKENS)).balance for one in (USER, TEAM, ACME)]
+    return [late - early for early, late in zip(before, after, strict=True)]
+
+
+async def test_a_refund_gives_back_what_the_call_took_above_too(call: Engines) -> None:
+    await given(call, user=100, team=50, acme=500)
+    hold = await call("place_hold", USER, TOKENS, 30, operation_id="h")
+    await call("capture_hold", hold, 70)
+    assert await refunded_above(call, "h", 20) == [20, 20, 20]
+    assert await refunded_above(call, "h") == [50, 30, 50], "the team had paid 50 of 70"
+    await call("debit", USER, TOKENS, 10, operation_id="alone", scopes=())
+    assert await refunded_above(call, "alone") == [10, 0, 0]
+    await call("debit", USER, TOKENS, 10, operation_id="wide", scopes=[ACME])
+    refund = await call("refund", USER, TOKENS, "wide", 4, "r", scopes=[ACME])
+    assert [(one.account, one.amount, one.balance) for one in refund.scopes] == [(ACME, 4, 494)]
+    again = await call("refund", USER, TOKENS, "wide", 4, "r", scopes=[ACME])
+    assert (again.replayed, [one.replayed for one in again.scopes]) == (True, [True])
+    await sound(call)
+
+
+async def test_a_corrected_call_is_settled_above_too(call: Engines) -> None:
+    await given(call, user=100, team=100, acme=500)
+    await call("debit", USER, TOKENS, 10, operation_id="d", scopes=[TEAM])
+    for units, left in ((25, 75), (5, 95), (12, 88)):
+        await call("correct_usage", "d", units, account=USER, quota_type=TOKENS)
+        balances = [
+            (await call("read_balance", one, TOKENS)).balance for one in (USER, TEAM, ACME)
+        ]
+        assert balances == [left, left, 500]
+    await sound(call)
+
+
+async def test_a_frozen_account_above_gets_its_part_when_it_is_thawed(call: Engines) -> None:
+    await given(call, user=100, team=100)
+    await call("debit", USER, TOKENS, 10, operation_id="d")
+    await call("drain")
+    call.engine.deployment.freeze(QuotaName(TEAM, TOKENS), "in doubt")
+    refund = await call("refund", USER, TOKENS, "d", 10, "r")
+    assert (refund.balance, refund.scopes) == (100, ())
+    call.engine.deployment.freeze(QuotaName(TEAM, TOKENS), "")
+    await call("run_schedule")
+    assert (await call("read_balance", TEAM, TOKENS)).balance == 100
+    await sound(call)

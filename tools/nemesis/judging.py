@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from quota_engine.errors import QuotaError
 from tests.faults import caps, history, oracle, shares
-from tests.faults.history import Call, Verdict, Window
+from tests.faults.history import SUFFIX, Call, Verdict, Window
 from tests.faults.shares import Quota, Sums, above
 from tests.faults.world import World
 from tests.workers import wait_until
@@ -40,7 +40,7 @@ _SESSIONS = text(
 _ENTRIES = text(f"""
 SELECT account, quota_type, operation_id, kind, version, at_ms, amount, delta, balance_after,
     held_after, shortfall, subject, flags, terms,
-    CASE WHEN operation_id ~ '{shares.SUFFIX}' THEN {oracle.CALLER} END AS caller
+    CASE WHEN operation_id ~ '{SUFFIX}' THEN {oracle.CALLER} END AS caller
 FROM ledger_entries ORDER BY account, quota_type, version
 """)
 #: What a suspended account admits no more.

@@ -1,0 +1,102 @@
+"""
+Giving back a charge, as flows: promised in the ledger first, which decides how much and to whom.
+
+What a call took above its account is given back there, too. All of it is promised in one
+transaction, so that it is all given back whoever dies then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quota_engine.commands import (
+    AwaitDrain,
+    ChargeFate,
+    FindCharge,
+    Flow,
+    PersistTail,
+    ReadBalance,
+    RecordedRefund,
+    RecordRefunds,
+    Refund,
+    Refunded,
+    RefundRequest,
+    WithdrawRefund,
+)
+from quota_engine.commands.refunds import charged_above, charged_to
+from quota_engine.errors import (
+    InvalidArgumentError,
+    OperationCancelledError,
+    OperationNotFoundError,
+    QuotaFrozenError,
+)
+from quota_engine.flows import settled
+from quota_engine.keys import QuotaName
+
+#: Why a refund is not made now. A promise that can be kept later is kept by the workers.
+REFUSED = (InvalidArgumentError, QuotaFrozenError, OperationCancelledError)
+
+
+def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
+    """Ask the ledger about a charge, once it knows all that Redis knows now."""
+    known = yield from settled(ReadBalance(quota=quota, with_grants=False))
+    while True:
+        fate: ChargeFate = yield FindCharge(quota, operation_id)
+        if fate.version < known.version:
+            yield AwaitDrain(quota)
+        elif fate.charge is None:
+            raise OperationNotFoundError(
+                f"{quota} has no charge by the operation id {operation_id}"
+            )
+        else:
+            return fate
+
+
+def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
+    """
+    Give back a charge: to who paid, and to those of the accounts ``above`` that the call charged.
+
+    As with grants, a promise of somebody else may have been kept long ago. What an account above
+    cannot take now is left to the workers.
+    """
+    fate = yield from charge_of(request.quota, request.operation_id)
+    requests = (charged_to(request, fate), *charged_above(request, fate, above))
+    recorded: list[RecordedRefund] = yield RecordRefunds(requests)
+    ours = [one.command for one in recorded if one.is_new]
+    if any(not one.is_new and one.applied is None for one in recorded):
+        yield PersistTail(request.quota)
+        recorded = yield RecordRefunds(requests)
+    first, *others = recorded
+    try:
+        made = yield from _made(first)
+    except REFUSED:
+        for command in ours:
+            yield WithdrawRefund(command)
+        raise
+    scopes = []
+    for other in others:
+        try:
+            scopes.append((yield from _made(other)))
+        except REFUSED:
+            continue
+    return replace(made, scopes=tuple(scopes))
+
+
+def charged_by(quota: QuotaName, fate: ChargeFate, above: Sequence[str]) -> Flow[list[QuotaName]]:
+    """Return in which quotas above its own a call left a charge."""
+    assert fate.charge is not None
+    asked = RefundRequest(quota=quota, refund_id="", operation_id=fate.charge.operation_id)
+    found = []
+    for share in charged_above(asked, fate, above):
+        other: ChargeFate = yield FindCharge(share.quota, share.operation_id)
+        if other.charge is not None:
+            found.append(share.quota)
+    return found
+
+
+def _made(recorded: RecordedRefund) -> Flow[Refunded]:
+    command: Refund = recorded.command
+    if recorded.applied is not None:
+        return command.refunded(recorded.applied, replayed=True)
+    return (yield from settled(command))
