@@ -42,7 +42,7 @@ test-fast: ## the tests that take moments
 	./run test -m "not slow and not fault"
 
 faults: ## the fault matrix: real processes killed, cut and rolled back
-	./run test -m "fault or row"
+	./run test -m "fault or row or fault_slow"
 
 model: ## the protocol's model, larger scopes included
 	./run test tests/model -m "slow or deep or not slow"

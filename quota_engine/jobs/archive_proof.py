@@ -58,11 +58,14 @@ def archive_problems(ledger: Ledger, folder: Path) -> Iterator[str]:
     if manifest.deployment_id != ledger.deployment_id:
         yield f"it is of deployment {manifest.deployment_id}, not of {ledger.deployment_id}"
         return
+    usual = csv.field_size_limit(FIELD_BYTES_MAX)  # the whole process has it
     try:
         yield from _chain_problems(folder, manifest)
         yield from _ledger_problems(ledger, folder)
     except (csv.Error, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
         yield f"a file can not be read: {error}"
+    finally:
+        csv.field_size_limit(usual)
 
 
 def _damaged(folder: Path, manifest: Manifest) -> Iterator[str]:
@@ -78,7 +81,6 @@ def _damaged(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _rows(folder: Path, name: str, columns: tuple[str, ...]) -> Iterator[Row]:
-    csv.field_size_limit(FIELD_BYTES_MAX)
     with gzip.open(file_of(folder, name), "rt", encoding="utf-8", newline="") as file:
         reader = csv.DictReader(file, strict=True)
         if tuple(reader.fieldnames or ()) != columns:

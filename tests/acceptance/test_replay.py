@@ -163,6 +163,7 @@ def test_plans_are_renewed_over_simulated_days_and_statements_add_up(
     assert (refused.code, "such as user:42" in refused.err) == (2, True)
 
 
+@pytest.mark.fault_slow  # what it shows of the proofs, the tests above show of theirs each time
 def test_what_nobody_planned_is_found_in_the_statements(
     cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +204,7 @@ def test_no_level_of_a_tree_exceeds_a_limit_and_each_is_the_sum_of_what_is_below
     assert used["organisation"] == used["user"] > used["team"] > 0, "some teams do not pay"
 
 
+@pytest.mark.fault_slow  # as above
 def test_what_one_level_lacks_is_found(
     cli: Cli, slow_trace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

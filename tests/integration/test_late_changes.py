@@ -16,6 +16,7 @@ import pytest
 from quota_engine import QuotaEngine
 from quota_engine.jobs.verify import verify
 from tests.engines import NOON, TestClock
+from tests.faults.rare import RARE
 from tests.subscribers import ACCOUNT, PRO, TOKENS
 
 SUB = "sub-1"
@@ -140,8 +141,8 @@ def test_a_change_that_waits_does_not_hold_up_other_types(
     assert town.balance == 60
 
 
-@pytest.mark.parametrize("debt", [20, 100, 350])
-@pytest.mark.parametrize("change", [("small", 60), ("large", 300), ("yearly", 900)])
+@pytest.mark.parametrize("debt", [RARE(20), 100, 350])
+@pytest.mark.parametrize("change", [("small", 60), ("large", 300), RARE(("yearly", 900))])
 @pytest.mark.parametrize("settled_first", [False, True], ids=["at once", "later"])
 def test_a_change_behind_an_edge_keeps_what_the_edge_has_forgiven(
     town: Town,
