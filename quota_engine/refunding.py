@@ -24,7 +24,7 @@ from quota_engine.commands import (
     RefundRequest,
     WithdrawRefund,
 )
-from quota_engine.commands.refunds import charged_above, charged_to
+from quota_engine.commands.refunds import charge_id_in, charged_above, charged_to
 from quota_engine.errors import (
     InvalidArgumentError,
     OperationCancelledError,
@@ -86,12 +86,12 @@ def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
 def charged_by(quota: QuotaName, fate: ChargeFate, above: Sequence[str]) -> Flow[list[QuotaName]]:
     """Return in which quotas above its own a call left a charge."""
     assert fate.charge is not None
-    asked = RefundRequest(quota=quota, refund_id="", operation_id=fate.charge.operation_id)
     found = []
-    for share in charged_above(asked, fate, above):
-        other: ChargeFate = yield FindCharge(share.quota, share.operation_id)
-        if other.charge is not None:
-            found.append(share.quota)
+    for account in above:
+        other = QuotaName(account, quota.quota_type)
+        there: ChargeFate = yield FindCharge(other, charge_id_in(other, quota, fate.charge))
+        if there.charge is not None:
+            found.append(other)
     return found
 
 

@@ -65,6 +65,7 @@ SCOPES = (
     *("account", "required", "available", "balance", "held", "debt", "overdraft_limit"),
     *("headroom", "grants", "frozen"),
 )
+GIVEN_BACK = ("account", "refund_id", "amount", "forfeited", "regranted", "balance", "replayed")
 LIMITS = ("account", "of", "per", "window", "cap", "used", "headroom", "resets_at")
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
@@ -187,7 +188,10 @@ def refund(
             reference=reference,
             actor=actor,
         )
-    print_facts(refunded, as_json=as_json)
+    if as_json:
+        print_json(refunded)
+    else:
+        print_rows([refunded, *refunded.scopes], GIVEN_BACK, as_json=False)
 
 
 @app.command()

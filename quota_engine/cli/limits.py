@@ -157,7 +157,7 @@ def list_(
     """
     with opened_engine() as engine:
         found = engine.limits.list(account, quota_type)
-    rows = [{**{name: getattr(one, name) for name in LIMITS}} for one in found]
+    rows = [{name: getattr(one, name) for name in LIMITS} for one in found]
     print_rows(rows, LIMITS, as_json=as_json, empty=f"{account} has no limits")
 
 

@@ -72,7 +72,7 @@ def charged_to(request: RefundRequest, fate: ChargeFate) -> RefundRequest:
     if charge is None or charge.paid_by is None:
         return request
     payer = QuotaName(charge.paid_by, request.quota.quota_type)
-    return replace(request, quota=payer, operation_id=_id_in(payer, request.quota, charge))
+    return replace(request, quota=payer, operation_id=charge_id_in(payer, request.quota, charge))
 
 
 def charged_above(
@@ -88,7 +88,7 @@ def charged_above(
             request,
             quota=quota,
             refund_id=request.refund_id + suffix_of(request.quota, quota),
-            operation_id=_id_in(quota, request.quota, charge),
+            operation_id=charge_id_in(quota, request.quota, charge),
             details=details_text({**told, "account": request.quota.account}),
             is_share=True,
         )
@@ -97,7 +97,7 @@ def charged_above(
     )
 
 
-def _id_in(quota: QuotaName, first: QuotaName, charge: ChargeEntry) -> str:
+def charge_id_in(quota: QuotaName, first: QuotaName, charge: ChargeEntry) -> str:
     """Return the id of a call's charge in another quota. See lua/lib/shares.lua."""
     is_final = charge.kind == HOLD_CAPTURED and charge.operation_id.endswith(CAPTURE)
     tail = CAPTURE if is_final else ""

@@ -239,6 +239,11 @@ def test_a_charge_is_given_back_by_command(
     assert "5" in cli.done("accounts", "refund", *TOKENS, "call-1", "--grace", "7d")
     with cli.engine() as engine:
         assert engine.read_balance(*TOKENS).balance == 10
+        for account in ("acme", "acme/ann"):
+            engine.issue_grant(account, "text_token", 10)
+        engine.debit("acme/ann", "text_token", 8, operation_id="call-3")
+    told = cli.done("accounts", "refund", "acme/ann", "text_token", "call-3").splitlines()
+    assert [line.split()[0] for line in told if "acme" in line] == ["acme/ann", "acme"]
     refused = cli.run("accounts", "refund", *TOKENS, "call-1", "1")
     assert "0 of the 8 units" in refused.err
     assert cli.run("accounts", "refund", *TOKENS, "call-2").code == 1
