@@ -25,13 +25,15 @@ def finish_refunded_orders(
     """
     store = deployment.sale_store
     giving_back = GivingBack(transport, store, deployment.settings)
-    done = waiting = 0
-    for order_id in store.being_refunded(older_than, PAGE):
-        try:
-            done += not giving_back.give_back(order_id, None).replayed
-        except EngineUnavailableError:
-            raise
-        except QuotaError as error:
-            waiting += 1
-            log.info("the refund of order %s waits: %s", order_id, error)
+    done, waiting, after = 0, 0, ""
+    while page := store.being_refunded(older_than, after, PAGE):
+        for order_id in page:
+            try:
+                done += not giving_back.give_back(order_id, None).replayed
+            except EngineUnavailableError:
+                raise
+            except QuotaError as error:
+                waiting += 1
+                log.info("the refund of order %s waits: %s", order_id, error)
+        after = page[-1]
     return done, waiting

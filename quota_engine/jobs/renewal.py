@@ -75,15 +75,17 @@ def _finish_changes(
 ) -> None:
     """Finish the changes of who died on the way."""
     store = deployment.plan_store
-    advancing = Advancing(transport, store, deployment.settings)
-    for subscription_id in store.with_voids(PAGE):
-        try:
-            renewed.finished += advancing.finish(subscription_id, now)
-        except EngineUnavailableError:
-            raise
-        except QuotaError as error:
-            renewed.failed += 1
-            log.error("the change of subscription %s waits: %s", subscription_id, error)
+    advancing, after = Advancing(transport, store, deployment.settings), ""
+    while page := store.with_voids(after, PAGE):
+        for subscription_id in page:
+            try:
+                renewed.finished += advancing.finish(subscription_id, now)
+            except EngineUnavailableError:
+                raise
+            except QuotaError as error:
+                renewed.failed += 1
+                log.error("the change of subscription %s waits: %s", subscription_id, error)
+        after = page[-1]
 
 
 def _make(

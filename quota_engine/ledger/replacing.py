@@ -83,14 +83,15 @@ class ReplacingTables(SettlingTables):
             ]
             return promise(connection, promised, plans, instant)
 
-    def with_voids(self, limit: int) -> list[str]:
-        """Return subscriptions of which grants are still to be voided."""
+    def with_voids(self, after: str, limit: int) -> list[str]:
+        """Return the next subscriptions of which grants are still to be voided."""
         table = subscription_grants
         with self._ledger.transaction() as connection:
             rows = connection.execute(
                 select(table.c.subscription_id)
-                .where(table.c.state == VOIDING)
+                .where(table.c.state == VOIDING, table.c.subscription_id > after)
                 .distinct()
+                .order_by(table.c.subscription_id)
                 .limit(limit)
             )
             return [row.subscription_id for row in rows]

@@ -193,16 +193,18 @@ class SaleTables:
             of_order = select(table.c.refund_actor).where(table.c.order_id == order_id).limit(1)
             return order, connection.execute(of_order).scalar_one()
 
-    def being_refunded(self, older_than: timedelta, limit: int) -> list[str]:
-        """Return the orders that are given back for so long, and not done."""
+    def being_refunded(self, older_than: timedelta, after: str, limit: int) -> list[str]:
+        """Return the next orders that are given back for so long, and not done."""
         table = tables.purchases
         query = (
             select(table.c.order_id)
             .where(
                 table.c.state == PAID,
                 table.c.refund_begun_at <= func.clock_timestamp() - older_than,
+                table.c.order_id > after,
             )
             .distinct()
+            .order_by(table.c.order_id)
             .limit(limit)
         )
         with self._ledger.transaction() as connection:

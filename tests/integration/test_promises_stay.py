@@ -79,6 +79,32 @@ async def test_a_change_while_frozen_takes_nothing_from_the_next_plan(user: Subs
     assert await user.balance() == 51
 
 
+async def test_what_waits_does_not_hold_up_what_comes_behind_it(
+    user: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quota_engine.jobs.refunded_orders.PAGE", 1)
+    monkeypatch.setattr("quota_engine.jobs.renewal.PAGE", 1)
+    terms: dict[str, Any] = {"quota_type": TOKENS, "amount": 100, "price": 1}
+    made = user.call.engine.packages.define("starter", **terms)
+    if inspect.isawaitable(made):
+        await made
+    await user.define()
+    await user.define("small", amounts={TOKENS: 50})
+    accounts = ["user-1", "user-2", "user-3"]
+    for account in accounts:
+        await user.call("purchase", account, "starter", f"order-of-{account}")
+        await user.call("subscribe", account, "pro", subscription_id=f"plan-of-{account}")
+        user.call.engine.deployment.freeze(QuotaName(account, TOKENS), "in doubt")
+        with pytest.raises(QuotaFrozenError):
+            await user.call("refund_purchase", f"order-of-{account}")
+        with pytest.raises(QuotaFrozenError):
+            await user.call("change_subscription", f"plan-of-{account}", "small")
+    user.call.engine.deployment.freeze(QuotaName("user-3", TOKENS), "")
+    await user.schedule()
+    balances = [(await user.call("read_balance", one, TOKENS)).balance for one in accounts]
+    assert balances == [200, 200, 50]
+
+
 async def test_a_refused_grant_leaves_no_promise(user: Subscriber) -> None:
     await freeze(user)
     with pytest.raises(QuotaFrozenError):
