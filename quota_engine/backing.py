@@ -26,7 +26,6 @@ from quota_engine.commands import (
     IssueGrant,
     OperationFate,
     RecordedRefund,
-    Refund,
     RefundRequest,
     Snapshot,
     VoidGrant,
@@ -375,7 +374,7 @@ class Backing(Protocol):
         """Return a page of a model's billed calls, in the order of their end."""
 
     def record_refunds(self, requests: Sequence[RefundRequest]) -> list[RecordedRefund]: ...
-    def withdraw_refund(self, command: Refund) -> None: ...
+    def withdraw_refund(self, quota: QuotaName, refund_id: str) -> None: ...
     def persist(self, quota: QuotaName) -> None:
         """Help to persist what this quota's outbox holds, or wait a little for who does."""
 

@@ -20,7 +20,6 @@ from quota_engine.commands import (
     IssueGrant,
     OperationFate,
     RecordedRefund,
-    Refund,
     RefundRequest,
     Snapshot,
 )
@@ -231,9 +230,9 @@ class Deployment:
         """Promise refunds; tell how much is given back, to whom, and whether it was already."""
         return self.ledger.record_refunds(requests)
 
-    def withdraw_refund(self, command: Refund) -> None:
-        """Forget the promise of a refund that was refused."""
-        self.ledger.withdraw_refund(command)
+    def withdraw_refund(self, quota: QuotaName, refund_id: str) -> None:
+        """Forget the promise of a refund that was refused or cancelled."""
+        self.ledger.withdraw_refund(quota, refund_id)
 
     def history(self, quota: QuotaName) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first: the pending ones are read before the rest."""

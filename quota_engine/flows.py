@@ -49,6 +49,7 @@ from quota_engine.commands import (
     Snapshot,
     VoidGrant,
     WithdrawIntent,
+    WithdrawRefund,
 )
 from quota_engine.commands.limits import renewals
 from quota_engine.commands.loading import UNKNOWN, WAIT_DRAIN
@@ -307,9 +308,10 @@ def cancelled(command: CancelOperation) -> Flow[CancelledOperation]:
     cancelled = yield from settled(replace(command, is_absent=True))
     if isinstance(cancelled, NotRemembered):
         raise EngineFault(f"operation {command.operation_id} was not cancelled")
-    # a grant that was promised and never issued is promised no more
+    # a grant or refund that was promised and never made is promised no more
     if not cancelled.was_applied:
         yield WithdrawIntent(command.quota, command.operation_id)
+        yield WithdrawRefund(command.quota, command.operation_id)
     return cancelled
 
 

@@ -72,7 +72,7 @@ def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
         made = yield from _made(first)
     except REFUSED:
         for command in ours:
-            yield WithdrawRefund(command)
+            yield WithdrawRefund(command.quota, command.refund_id)
         raise
     scopes = []
     for other in others:

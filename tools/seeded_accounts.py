@@ -7,6 +7,10 @@ from tools.mutant import Mutant
 SCRIPTS, STATES = "tests/lua/test_accounts.py", "tests/integration/test_accounts.py"
 MOVES = "tests/integration/test_account_moves.py"
 PAYERS = "tests/lua/test_payers.py"
+#: The oracle itself, over a row of the fault matrix with payers in play.
+UNDER_FIRE = (
+    "tests/faults/test_redis_restarts.py::test_flushed_scripts_are_loaded_again_and_nobody_notices"
+)
 
 ACCOUNTS = (
     Mutant(
@@ -99,6 +103,27 @@ ACCOUNTS = (
         " payers.follow(states, hold_id, due_max) or",
         "",
         (PAYERS,),
+    ),
+    Mutant(
+        "a capture charges the own quota beside who pays",
+        "lua/capture_hold.lua",
+        "each.is_counted = each.payer ~= nil or limits.alone(each)",
+        "each.is_counted = limits.alone(each)",
+        (UNDER_FIRE,),
+    ),
+    Mutant(
+        "who pays is charged one more",
+        "lua/lib/paying.lua",
+        "local can, refused\n    payer.asked = own.asked",
+        "local can, refused\n    payer.asked = own.asked + 1",
+        (UNDER_FIRE,),
+    ),
+    Mutant(
+        "a refund that was cancelled is given back above all the same",
+        "quota_engine/flows.py",
+        "        yield WithdrawRefund(command.quota, command.operation_id)\n",
+        "",
+        ("tests/integration/test_cancel.py",),
     ),
     Mutant(
         "the ledger forgets who pays for a hold",

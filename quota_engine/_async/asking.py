@@ -40,8 +40,8 @@ async def ask_ledger(backing: Backing, step: Step) -> Any:
             return await in_thread(backing.find_charge, quota, operation_id)
         case RecordRefunds(requests):
             return await in_thread(backing.record_refunds, requests)
-        case WithdrawRefund(refund):
-            return await in_thread(backing.withdraw_refund, refund)
+        case WithdrawRefund(quota, refund_id):
+            return await in_thread(backing.withdraw_refund, quota, refund_id)
         case ReadPolicy(account):
             return await in_thread(backing.account_store.read, account)
         case NotePolicy(account, record):

@@ -321,9 +321,9 @@ class AsyncCalls(
         One that has happened stays as it is, and its numbers come back: a hold that was placed is
         not released, a debit not given back. One that has not is cancelled: when it arrives later
         it raises ``OperationCancelledError`` and has no effect. Of a hold's ends the ids are
-        ``<hold>:capture`` and ``<hold>:release``, of a grant's void ``<grant>:void``. Cancelling
-        again is replayed. Works on frozen quotas too. Reads PostgreSQL unless Redis remembers the
-        operation.
+        ``<hold>:capture`` and ``<hold>:release``, of a grant's void ``<grant>:void``; a refund is
+        known in the quota that paid for the charge. Cancelling again is replayed. Works on frozen
+        quotas too. Reads PostgreSQL unless Redis remembers the operation.
         """
         command = CancelOperation(
             quota=self._quota(account, quota_type),

@@ -41,8 +41,8 @@ def ask_ledger(backing: Backing, step: Step) -> Any:
             return in_place(backing.find_charge, quota, operation_id)
         case RecordRefunds(requests):
             return in_place(backing.record_refunds, requests)
-        case WithdrawRefund(refund):
-            return in_place(backing.withdraw_refund, refund)
+        case WithdrawRefund(quota, refund_id):
+            return in_place(backing.withdraw_refund, quota, refund_id)
         case ReadPolicy(account):
             return in_place(backing.account_store.read, account)
         case NotePolicy(account, record):

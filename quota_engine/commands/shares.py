@@ -101,7 +101,12 @@ def with_payers(command: Command[T], wanted: PayersWantedError) -> Command[T]:
 
 def suffix_of(first: QuotaName, quota: QuotaName) -> str:
     """Return what follows a call's ids in another quota: empty in one of its own account."""
-    return "" if quota.account == first.account else f"@{fingerprint(first.account)}"
+    return "" if quota.account == first.account else suffix_beside(first)
+
+
+def suffix_beside(first: QuotaName) -> str:
+    """Return what follows a call's ids in the quotas of other accounts."""
+    return f"@{fingerprint(first.account)}"
 
 
 def share_keys(keys: ShardKeys, shares: Sequence[Share]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from quota_engine.commands.base import Command
 from quota_engine.commands.grants import IssueGrant
-from quota_engine.commands.refunds import Refund, RefundRequest
+from quota_engine.commands.refunds import RefundRequest
 from quota_engine.commands.snapshots import Operation
 from quota_engine.keys import QuotaName
 
@@ -120,9 +120,10 @@ class RecordRefunds:
 
 @dataclass(frozen=True, slots=True)
 class WithdrawRefund:
-    """Take back the promise of a refund that was refused."""
+    """Take back the promise of a refund that was refused or cancelled, above its quota too."""
 
-    command: Refund
+    quota: QuotaName
+    refund_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def _withdraw(deployment: Deployed, promise: IssueGrant | Refund) -> None:
     if isinstance(promise, IssueGrant):
         deployment.withdraw_intent(promise.quota, promise.grant_id)
     else:
-        deployment.withdraw_refund(promise)
+        deployment.withdraw_refund(promise.quota, promise.refund_id)
 
 
 def _persisted_shards(deployment: Deployed, quotas: Iterable[QuotaName]) -> set[int]:

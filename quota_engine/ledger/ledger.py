@@ -250,10 +250,10 @@ class Ledger:
             found = (refunds.record_refund(connection, request) for request in requests)
             return [one for one in found if one is not None]
 
-    def withdraw_refund(self, command: Refund) -> None:
+    def withdraw_refund(self, quota: QuotaName, refund_id: str) -> None:
         """Forget the promise of a refund that was refused; does nothing once it was kept."""
         with self.transaction() as connection:
-            refunds.withdraw_refund(connection, command)
+            refunds.withdraw_refund(connection, quota, refund_id)
 
     def open_refunds(
         self, older_than: timedelta = timedelta(0), limit: int = PAGE_SIZE

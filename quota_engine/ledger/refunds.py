@@ -8,6 +8,7 @@ taken; then applied in Redis by the refund's id. The persister marks it applied.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -17,6 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, text
 
 from quota_engine.commands.charges import ChargeEntry, ChargeFate
 from quota_engine.commands.refunds import RecordedRefund, Refund, RefundPart, RefundRequest
+from quota_engine.commands.shares import suffix_beside
 from quota_engine.corrections import CORRECTION
 from quota_engine.errors import (
     IdempotencyConflictError,
@@ -32,6 +34,9 @@ from quota_engine.payers import payer_in
 
 #: What a caller may name instead of a charge: the hold that was captured or released.
 SUFFIXES = ("", ":capture", ":release")
+
+#: So a charge's id names, in the quota of who paid, whose call it was.
+_CALLER = re.compile(r"@[0-9a-f]{16}(?=$|:capture$)")
 
 # What counted in limits alone has collected nothing.
 _CHARGES = text("""
@@ -144,14 +149,24 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
     return RecordedRefund(command=command, is_new=True, applied=None)
 
 
-def withdraw_refund(connection: Connection, command: Refund) -> None:
-    """Forget the promise of a refund, unless it was kept."""
+def withdraw_refund(connection: Connection, quota: QuotaName, refund_id: str) -> None:
+    """Forget the promise of a refund and those above that came of it, unless it was kept."""
     table = tables.refunds
+    is_open = table.c.applied_version.is_(None)
+    charge_id = connection.execute(
+        delete(table)
+        .where(*_of(quota), table.c.refund_id == refund_id, is_open)
+        .returning(table.c.operation_id)
+    ).scalar()
+    if charge_id is None:
+        return
+    caller = _CALLER.search(charge_id)  # of whom it is the payer
+    suffix = caller[0] if caller else suffix_beside(quota)
     connection.execute(
         delete(table).where(
-            *_of(command.quota),
-            table.c.refund_id == command.refund_id,
-            table.c.applied_version.is_(None),
+            table.c.quota_type == quota.quota_type,
+            table.c.refund_id == refund_id + suffix,
+            is_open,
         )
     )
 

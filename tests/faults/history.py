@@ -12,10 +12,10 @@ of the same quota began comes before it; and a call is in all of its quotas or i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+from urllib.parse import unquote
 
 from tests.faults import plain_model
 
@@ -25,7 +25,6 @@ Outcome = Literal["unknown", "done", "refused", "cancelled"]
 
 #: Kinds of entries that no client asks for.
 ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired", "quota.repaired"})
-REFUNDED = "quota.refunded"
 #: So end a call's ids in the quotas of other accounts.
 SUFFIX = "@[0-9a-f]{16}"
 #: So end the ids of grants that a refund makes of what has no grant to go back to.
@@ -47,6 +46,8 @@ class Told:
     version: int
     balance: int
     shortfall: int
+    #: As of a call.
+    paid_by: str | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +83,10 @@ class Call:
     scopes: tuple[str, ...] | None = None
     #: What it was told of its further quotas.
     told: tuple[Told, ...] = ()
+    #: Which account it was told has paid; empty: its own quota; None: it was not told.
+    paid_by: str | None = None
+    #: Of a refund, the charge that it gives back. Its amount 0: whatever is left of that.
+    charge_id: str = ""
     #: The call whose share of a further quota this is; None: it is a client's call itself.
     whole: Call | None = field(default=None, repr=False)
 
@@ -100,6 +105,12 @@ Key = tuple[str, str, str]
 def extension_id(hold_id: str, amount: int) -> str:
     """Return the id of a hold's growth to ``amount``: its entry has one that no caller knows."""
     return f"{hold_id}:extend:{amount}"
+
+
+def payer_in(flags: str) -> str:
+    """Return the account that an entry says has paid in its quota's place; empty: none has."""
+    words = (word for word in flags.split() if word.startswith("by:"))
+    return unquote(next(words, "").removeprefix("by:"))
 
 
 def key_of(row: Any) -> Key:
@@ -229,17 +240,11 @@ def check(
             continue  # the hold was over in this quota, by a clock that is ahead
         if call.whole is None:
             _count(verdict, call)
-        verdict.locate(call, is_there=bool(found) or key in elsewhere)
+        if call.verb != "refund":  # above it gives back what is left there, if anything is
+            verdict.locate(call, is_there=bool(found) or key in elsewhere)
         verdict.wrong.extend(_wrong_about(verdict, call, found, may_lose, elsewhere))
-    refunds = {row.operation_id for row in entries if row.kind == REFUNDED}
-    refunds |= {operation_id for _, _, operation_id in elsewhere}
     for (account, _, operation_id), found in rows.items():
-        strange = [
-            row.kind
-            for row in found
-            if not _is_engines_own(row) and not _is_refund_above(row, refunds)
-        ]
-        if strange:
+        if strange := [row.kind for row in found if not _is_engines_own(row)]:
             verdict.wrong.append(f"nobody asked for {strange} {operation_id} on {account}")
     # what was lost and sent again came later than its answer, perhaps as the version it was told
     moved = {id(call) for call in verdict.restored}
@@ -250,12 +255,6 @@ def check(
     verdict.wrong.extend(plain_model.wrong_replay(entries))
     verdict.wrong.extend(plain_model.wrong_refunds(entries))
     return verdict
-
-
-def _is_refund_above(row: Any, refunds: Collection[str]) -> bool:
-    """Whether it gives back above what a refund of the caller's own gives back."""
-    own_id = re.sub(f"{SUFFIX}$", "", row.operation_id)
-    return row.kind == REFUNDED and own_id != row.operation_id and own_id in refunds
 
 
 def _hold_key(row: Any) -> Key:
@@ -313,11 +312,14 @@ def _differing(call: Call, row: Any) -> str:
         "balance_after": call.balance,
         "shortfall": call.shortfall,
     }
-    return "; ".join(
+    differing = [
         f"{name} was told as {value}, the ledger says {getattr(row, name)}"
         for name, value in told.items()
         if value is not None and value != getattr(row, name)
-    )
+    ]
+    if call.paid_by is not None and call.paid_by != payer_in(row.flags):
+        differing.append(f"{call.paid_by!r} was told to pay, the ledger says {row.flags!r}")
+    return "; ".join(differing)
 
 
 def _wrong_order(
@@ -346,6 +348,7 @@ def _wrong_amounts(calls: Mapping[Key, Call], entries: Iterable[Any]) -> Iterato
     """Say which call is there with another amount than it asked for."""
     for row in entries:
         call = calls.get(key_of(row))
-        is_chosen = row.kind not in {"hold.released", "grant.voided"}
+        is_told = call is not None and (call.verb != "refund" or call.amount > 0)
+        is_chosen = is_told and row.kind not in {"hold.released", "grant.voided"}
         if call is not None and row.amount != call.amount and is_chosen:
             yield f"{call} is there with {row.amount}"

@@ -64,6 +64,8 @@ def wrong_replay(entries: Sequence[Any]) -> Iterator[str]:
     quotas: dict[tuple[str, str], _Quota] = {}
     for row in sorted(entries, key=lambda row: (row.account, row.quota_type, row.version)):
         model = quotas.setdefault((row.account, row.quota_type), _Quota())
+        if is_needless(row, model.free):
+            yield f"{row.account} version {row.version}: {row.flags}, and {model.free} were free"
         shortfall = model.apply(row)
         # what a hold gives back to a grant that has ended is told before the hold's end
         if model.free < 0 and row.kind not in {"grant.voided", "grant.expired"}:
@@ -77,6 +79,12 @@ def wrong_replay(entries: Sequence[Any]) -> Iterator[str]:
             model.free = row.balance_after - row.held_after
 
 
+def is_needless(row: Any, free: int) -> bool:
+    """Whether another account paid for a call that the own quota could have paid whole."""
+    is_new = row.kind in {"quota.debited", "hold.placed"} or "late" in row.flags.split()
+    return is_new and " by:" in row.flags and row.amount <= max(free, 0)
+
+
 def wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
     """Say which charge was given back above what it took."""
     taken: dict[tuple[str, str, str], int] = {}
@@ -86,7 +94,8 @@ def wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
             charge = (row.account, row.quota_type, row.subject)
             returned[charge] = returned.get(charge, 0) + row.amount
         else:
-            taken[row.account, row.quota_type, row.operation_id] = row.amount - row.shortfall
+            paid = 0 if "counted" in row.flags.split() else row.amount - row.shortfall
+            taken[row.account, row.quota_type, row.operation_id] = paid
     for charge, amount in returned.items():
         if amount > taken.get(charge, 0):
             yield f"{charge} took {taken.get(charge, 0)}, {amount} were given back"

@@ -1,20 +1,20 @@
 """
-What a call asks of each of its quotas: of further types, and of the accounts above.
+What a call asks of each of its quotas: of further types, of the accounts above, of who pays.
 
 ``spread`` makes of each call one more for each further quota, under the id that it has there, so
-that ``history.check`` asks of that quota's log what it asks of the caller's own. ``Sums`` adds up
-what was charged. It must not know the engine's code.
+that ``history.check`` asks of that quota's log what it asks of the caller's own. Who paid is told
+by the caller's own entry. ``Sums`` adds up what was charged. It must not know the engine's code.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from tests.faults.history import SUFFIX, Call, Key, extension_id
+from tests.faults.history import SUFFIX, Call, Key, extension_id, key_of, payer_in
 
 #: Account and quota type.
 Quota = tuple[str, str]
@@ -22,12 +22,16 @@ Quota = tuple[str, str]
 #: What a call of each kind is called in a further quota, by its hold's or its own id there.
 IDS = {
     "debit": "{id}",
+    "debit_used": "{id}",
+    "refund": "{id}",
     "place_hold": "{hold}",
     "capture_part": "{id}",
     "capture_hold": "{hold}:capture",
     "release_hold": "{hold}:release",
 }
 CHARGES = frozenset({"quota.debited", "hold.captured"})
+#: No call was paid by another account than its own.
+NOBODY: Mapping[Key, str] = {}
 
 
 def suffix_of(account: str) -> str:
@@ -41,25 +45,58 @@ def above(account: str) -> tuple[str, ...]:
     return tuple("/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1))
 
 
-def spread(calls: Iterable[Call], acting: Collection[Quota]) -> Iterator[Call]:
-    """Yield each call, and its shares. ``acting``: the quotas that limit who is below."""
+def payers_in(rows: Iterable[Any]) -> dict[Key, str]:
+    """Return who paid for which call in place of the caller's own quota, by its entry there."""
+    return {key_of(row): payer for row in rows if (payer := payer_in(row.flags))}
+
+
+def spread(
+    calls: Iterable[Call], acting: Collection[Quota], payers: Mapping[Key, str] = NOBODY
+) -> Iterator[Call]:
+    """
+    Yield each call, and its shares. ``acting``: the quotas that limit who is below.
+
+    A refund is yielded as one of the quota that paid for the charge.
+    """
     for call in calls:
-        yield call
-        yield from shares_of(call, acting)
+        if call.verb == "refund":
+            yield from _refunds_of(call, acting, payers)
+        else:
+            yield call
+            yield from shares_of(call, acting, payers)
 
 
-def shares_of(call: Call, acting: Collection[Quota]) -> Iterator[Call]:
+def _refunds_of(
+    call: Call, acting: Collection[Quota], payers: Mapping[Key, str]
+) -> Iterator[Call]:
+    """Yield what a refund gives back: to who paid, and above the caller what is left there."""
+    home = payers.get((call.account, call.quota_type, call.charge_id), call.account)
+    yield replace(call, account=home)
+    for account in above(call.account):
+        if (account, call.quota_type) in acting and account != home:
+            share = _share(call, (account, call.quota_type), 0, suffix_of(call.account))
+            is_open = call.outcome == "done" and share.version is None
+            yield replace(share, outcome="unknown") if is_open else share
+
+
+def shares_of(call: Call, acting: Collection[Quota], payers: Mapping[Key, str]) -> Iterator[Call]:
     """Yield what a call asks of its further quotas, each as a call of its own."""
     if call.verb not in IDS and call.verb != "extend_hold":
         return
-    for name, amount in call.more.items():
-        yield _share(call, (call.account, name), amount, "")
+    beside = {
+        name: _share(call, (call.account, name), amount, "") for name, amount in call.more.items()
+    }
+    yield from beside.values()
     others = above(call.account) if call.scopes is None else call.scopes
-    amounts = {call.quota_type: call.amount, **call.more}
-    for account in others:
-        for name, amount in amounts.items():
-            if (account, name) in acting:
-                yield _share(call, (account, name), amount, suffix_of(call.account))
+    suffix = suffix_of(call.account)
+    for name, own in {call.quota_type: call, **beside}.items():
+        asked = {(account, name) for account in others} & set(acting)
+        # the end of an unused hold does not say who paid; its beginning does
+        named = call.hold_id if call.verb == "release_hold" else own.operation_id
+        if payer := payers.get((call.account, name, named), own.paid_by):
+            asked.add((payer, name))
+        amount = call.amount if own is call else call.more[name]
+        yield from (_share(call, quota, amount, suffix) for quota in sorted(asked))
 
 
 def _share(call: Call, quota: Quota, amount: int, suffix: str) -> Call:
@@ -79,6 +116,7 @@ def _share(call: Call, quota: Quota, amount: int, suffix: str) -> Call:
         version=None if told is None else told.version,
         balance=None if told is None else told.balance,
         shortfall=None if told is None else told.shortfall,
+        paid_by=None if told is None else told.paid_by,
         more={},
         told=(),
         whole=call,

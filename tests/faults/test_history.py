@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.history import Call, Window, check, extension_id
+from tests.faults.shares import spread, suffix_of
 
 pytestmark = pytest.mark.fault
 
@@ -173,12 +174,103 @@ def test_more_given_back_than_was_taken_is_seen(calls: list[Call], rows: list[An
     ]
 
 
-def test_what_is_given_back_above_belongs_to_a_refund(calls: list[Call], rows: list[Any]) -> None:
-    refund = told("refund", "r", 20, 11)
-    own = row(5, "quota.refunded", "r", 20, subject="d", delta=20, balance_after=20)
-    above = row(6, "quota.refunded", f"r@{'0' * 16}", 20, subject="d", delta=0, balance_after=20)
-    assert "nobody asked for" not in " ".join(check([*calls, refund], [*rows, own, above]).wrong)
-    assert "nobody asked for" in " ".join(check(calls, [*rows, above]).wrong)
+PAID = {(ACCOUNT, "text_token", "d"): "pool"}
+SUFFIX = suffix_of(ACCOUNT)
+
+
+def spread_check(
+    calls: list[Call], rows: list[Any], acting: Any = (), payers: Any = PAID
+) -> list[str]:
+    return check(spread(calls, acting, payers), rows).wrong
+
+
+@pytest.fixture
+def paid() -> tuple[list[Call], list[Any]]:
+    """A debit that the pool pays for, and its refund."""
+    calls = [
+        told("debit", "d", 30, 1, version=1, balance=0, shortfall=0, paid_by="pool"),
+        told("refund", "r", 20, 3, version=3, balance=90, charge_id="d"),
+        told("issue_grant", "g", 100, 0, version=1, balance=100),
+    ]
+    calls[2].account = "pool"
+    rows = [
+        row(1, "quota.debited", "d", 30, flags="counted by:pool", balance_after=0),
+        row(1, "grant.issued", "g", 100, account="pool", delta=100, balance_after=100),
+        row(
+            *(2, "quota.debited", f"d{SUFFIX}", 30),
+            account="pool",
+            delta=-30,
+            balance_after=70,
+        ),
+        row(
+            *(3, "quota.refunded", "r", 20),
+            account="pool",
+            subject=f"d{SUFFIX}",
+            delta=20,
+            balance_after=90,
+        ),
+    ]
+    return calls, rows
+
+
+Paid = tuple[list[Call], list[Any]]
+
+
+def test_what_another_pays_is_charged_to_it_once_and_whole(paid: Paid) -> None:
+    calls, rows = paid
+    assert spread_check(calls, rows) == []
+    assert "is lost" in " ".join(spread_check(calls, rows[:2]))
+    twice = row(4, "quota.debited", "d2", 30, account="pool", delta=-30, balance_after=60)
+    assert spread_check(calls, [*rows, twice]) == ["nobody asked for ['quota.debited'] d2 on pool"]
+    assert "nobody asked for" in " ".join(spread_check(calls, rows, payers={}))
+    rows[2].amount, rows[2].delta = 20, -20
+    assert "is there with 20" in " ".join(spread_check(calls, rows))
+
+
+def test_an_own_quota_that_is_charged_beside_who_pays_is_seen(paid: Paid) -> None:
+    calls, rows = paid
+    rows[0].delta, rows[0].balance_after = -30, -30
+    assert "the model has (0, 0, 0)" in " ".join(spread_check(calls, rows))
+
+
+def test_an_own_quota_that_could_have_paid_is_seen(paid: Paid) -> None:
+    calls, rows = paid
+    rows[0].version, rows[0].balance_after = 2, 30
+    calls[0].version, calls[0].balance = 2, 30
+    grant = row(1, "grant.issued", "own", 30, delta=30, balance_after=30)
+    calls.append(told("issue_grant", "own", 30, 0, version=1, balance=30))
+    assert spread_check(calls, [grant, *rows]) == [
+        "user:1 version 2: counted by:pool, and 30 were free"
+    ]
+
+
+def test_another_payer_than_was_told_is_seen(paid: Paid) -> None:
+    calls, rows = paid
+    calls[0].paid_by = ""
+    assert "'' was told to pay" in " ".join(spread_check(calls, rows))
+
+
+def test_a_refund_goes_to_who_paid_once(paid: Paid) -> None:
+    calls, rows = paid
+    own = row(2, "quota.refunded", "r", 20, subject="d", delta=20, balance_after=20)
+    assert spread_check(calls, [*rows, own]) == [
+        "nobody asked for ['quota.refunded'] r on user:1",
+        "('user:1', 'text_token', 'd') took 0, 20 were given back",
+    ]
+
+
+def test_what_is_given_back_above_belongs_to_a_refund() -> None:
+    acting = {("acme", "text_token")}
+    refund = told("refund", "r", 20, 11, charge_id="d")
+    refund.account = "acme/user"
+    name = f"r{suffix_of('acme/user')}"
+    above = row(
+        *(2, "quota.refunded", name, 20), account="acme", subject="x", delta=0, balance_after=0
+    )
+    assert "nobody asked for" not in " ".join(spread_check([refund], [above], acting))
+    assert "nobody asked for" in " ".join(spread_check([], [above], acting))
+    refund.outcome = "cancelled"
+    assert "was cancelled" in " ".join(spread_check([refund], [above], acting))
 
 
 def test_what_a_hold_gives_back_to_a_voided_grant_was_asked_for_by_nobody() -> None:

@@ -51,9 +51,20 @@ HOT = ("acme/hot-1", "contoso/team/hot-2", "hot:3")
 POOR = "acme/poor"
 COLD = (*(f"cold:{number}" for number in range(4)), f"{TEAM}/cold-4", "acme/cold-5")
 LIMITED = (f"{SLOTS}/cold-6", f"{FEW}/cold-7")
-ACCOUNTS = HOT * 4 + (POOR,) * 3 + COLD + LIMITED
+#: Who pays for calls of accounts whose own quota is soon used up: one beside them, whose is one
+#: day, then one above.
+PAYERS = {
+    "acme/lean-1": ("acme/pool", "acme"),
+    f"{TEAM}/lean-2": (f"{TEAM}/pool", "contoso"),
+}
+LEAN, POOLS = tuple(PAYERS), tuple(payers[0] for payers in PAYERS.values())
+ACCOUNTS = HOT * 4 + (POOR,) * 3 + LEAN * 2 + COLD + LIMITED
 RICH_GRANT = 1_000_000
-GRANTS = {POOR: 60, **dict.fromkeys(ORGANISATIONS, 10_000_000)}
+GRANTS = {
+    **dict.fromkeys((POOR, *LEAN), 60),
+    POOLS[0]: 1_500,
+    **dict.fromkeys(ORGANISATIONS, 10_000_000),
+}
 #: Of each account above: how many, of what, per what. Refused by: ``SLOTS``, ``FEW``.
 LIMITS: tuple[tuple[str, int, str, str | None], ...] = (
     *((name, 100_000_000, "units", "day") for name in ORGANISATIONS),
@@ -108,10 +119,12 @@ class World:
             [(name, QUOTA_TYPE) for name, *_ in LIMITS]
             + [(name, of_type) for name in ORGANISATIONS for of_type in types]
         )
-        for account in dict.fromkeys((*ORGANISATIONS, *accounts)):
+        for account in dict.fromkeys((*ORGANISATIONS, *POOLS, *accounts)):
             grant = GRANTS.get(account, RICH_GRANT)
             for of_type in types:
                 self.ask(issue_grant(account, f"{account}-first", grant, quota_type=of_type))
+        for account, payers in PAYERS.items():
+            self.engine.accounts.set_pays_after(account, payers)
         for number, (account, amount, of, per) in enumerate(LIMITS):
             self.ask(set_limit(account, f"limit-{number}", amount, of, per))
 
@@ -244,7 +257,7 @@ class World:
         wrong.extend(oracle.broken(self.engine, excepting))
         entries = self.entries()
         verdict = history.check(
-            shares.spread(self.calls, self.acting),
+            shares.spread(self.calls, self.acting, shares.payers_in(entries)),
             entries,
             may_lose=may_lose,
             elsewhere=self.quarantined() if "I12" in excepting else (),

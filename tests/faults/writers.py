@@ -225,13 +225,25 @@ def note_answer(call: Call, answer: Any) -> None:
     call.version = getattr(answer, "version", None)
     call.balance = getattr(answer, "balance", None)
     call.shortfall = getattr(answer, "shortfall", None)
+    call.paid_by = _paid_by(answer)
     call.told = tuple(
-        Told(one.account, one.quota_type, one.amount, one.version, one.balance, one.shortfall)
-        for one in (() if call.verb == "refund" else getattr(answer, "scopes", ()))
+        Told(
+            *(one.account, one.quota_type, one.amount, one.version),
+            one.balance - getattr(one, "regranted", 0),
+            getattr(one, "shortfall", 0),
+            _paid_by(one),
+        )
+        for one in getattr(answer, "scopes", ())
     )
+    if call.verb == "refund":  # what it made grants of comes after its own entry
+        call.amount, call.balance = answer.amount, answer.balance - answer.regranted
     if call.verb in {"release_hold", "void_grant"}:
         call.amount, call.is_idle = answer.amount, answer.amount == 0
     call.outcome = "done"
+
+
+def _paid_by(answer: Any) -> str | None:
+    return (answer.paid_by or "") if hasattr(answer, "paid_by") else None
 
 
 def issue_grant(
@@ -259,11 +271,20 @@ def void_grant(account: str, grant_id: str) -> Asked:
 
 
 def refund(
-    account: str, charge_id: str, refund_id: str, amount: int, *, grace: timedelta | None = None
+    account: str,
+    charge_id: str,
+    refund_id: str,
+    amount: int | None = None,
+    *,
+    quota_type: str = QUOTA_TYPE,
+    grace: timedelta | None = None,
 ) -> Asked:
-    """Return the call that gives back a part of a charge."""
-    return Call("refund", account, refund_id, amount), lambda engine: engine.refund(
-        account, QUOTA_TYPE, charge_id, amount, refund_id, grace=grace
+    """Return the call that gives back a part of a charge, or all that is left of it."""
+    call = Call(
+        *("refund", account, refund_id, amount or 0), quota_type=quota_type, charge_id=charge_id
+    )
+    return call, lambda engine: engine.refund(
+        account, quota_type, charge_id, amount, refund_id, grace=grace
     )
 
 
@@ -280,6 +301,18 @@ def debit(account: str, operation_id: str, amount: int, **others: Any) -> Asked:
     call = Call("debit", account, operation_id, amount, **others)
     return call, lambda engine: engine.debit(
         account, *_units(call), operation_id=operation_id, scopes=call.scopes
+    )
+
+
+def debit_used(account: str, operation_id: str, amount: int, **others: Any) -> Asked:
+    """Return the call that takes what was used already."""
+    call = Call("debit_used", account, operation_id, amount, **others)
+    return call, lambda engine: engine.debit(
+        account,
+        *_units(call),
+        operation_id=operation_id,
+        scopes=call.scopes,
+        already_used=True,
     )
 
 

@@ -17,7 +17,8 @@ from quota_engine import (
     OperationCancelledError,
     QuotaEngine,
 )
-from quota_engine.commands import GrantTerms
+from quota_engine.commands import GrantTerms, RefundRequest
+from quota_engine.commands.refunds import charged_above, charged_to
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.proxy import Proxy
@@ -144,6 +145,35 @@ def test_a_promised_grant_that_was_cancelled_is_not_issued(engine: QuotaEngine) 
     assert engine.cancel(*TOKENS, "g1").amount == 1_000
     assert engine.read_balance(*TOKENS).balance == 1_000
     check_sound(engine)
+
+
+@pytest.mark.parametrize("payer", [None, "acme/pool"])
+def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
+    engine: QuotaEngine, payer: str | None
+) -> None:
+    user, kind = "acme/user", TOKENS[1]
+    for account in (payer or user, "acme"):
+        engine.issue_grant(account, kind, 100)
+    if payer:
+        engine.accounts.set_pays_after(user, payer)
+    assert engine.debit(user, kind, 30, operation_id="d").paid_by == payer
+    engine.drain()
+    ledger, fate = engine.deployment.ledger, engine.deployment.find_charge
+    request = RefundRequest(quota=QuotaName(user, kind), refund_id="r", operation_id="d")
+    charge = fate(request.quota, "d")
+    ledger.record_refunds(  # its maker died here
+        (charged_to(request, charge), *charged_above(request, charge, ["acme"]))
+    )
+    assert len(ledger.open_refunds()) == 2
+    assert not engine.cancel(payer or user, kind, "r").was_applied
+    assert ledger.open_refunds() == []
+    with pytest.raises(OperationCancelledError):
+        engine.refund(user, kind, "d", refund_id="r")
+    assert ledger.open_refunds() == []
+    engine.run_schedule()
+    assert engine.read_balance("acme", kind).balance == 70
+    assert engine.refund(user, kind, "d", refund_id="again").amount == 30
+    assert engine.read_balance("acme", kind).balance == 100
 
 
 def test_a_frozen_quota_is_told_too(engine: QuotaEngine) -> None:

@@ -1,7 +1,8 @@
 """
 The door: ``python -m tools.nemesis --seconds 600 --seed 7``.
 
-Exits with 0 when nothing was violated, with 3 when something was, with 2 when misused.
+Exits with 0 when nothing was violated, with 3 when something was, with 2 when misused. By a signal
+to end it ends all that it started.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from tools.nemesis import sabotage
 from tools.nemesis.report import as_json, print_summary, shown_progress
 from tools.nemesis.running import VIOLATED, Options, run
+from tools.nemesis.stopping import unwind_when_told
 
 
 def main() -> int:
@@ -37,6 +39,7 @@ def main() -> int:
     if arguments.list:
         print("\n".join(sabotage.NAMES))
         return 0
+    unwind_when_told()
     if arguments.sabotage and not sabotage.is_done(arguments.sabotage):
         return sabotage.rerun(arguments.sabotage, sys.argv[1:])
     for name in [name for name in os.environ if name.startswith("QUOTA_ENGINE_")]:

@@ -17,7 +17,18 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from quota_engine.ledger.migrate import upgrade
-from tests.faults.world import ENGINE_SETTINGS, FEW, HOT, ORGANISATIONS, POOR, SLOTS, TEAM, World
+from tests.faults.world import (
+    ENGINE_SETTINGS,
+    FEW,
+    HOT,
+    LEAN,
+    ORGANISATIONS,
+    POOLS,
+    POOR,
+    SLOTS,
+    TEAM,
+    World,
+)
 from tests.faults.writers import QUOTA_TYPE
 from tests.proxy import Proxy
 from tests.servers import TestServers, end_forgotten_servers
@@ -32,12 +43,12 @@ COLD = (
     *(f"{TEAM}/cold-{number}" for number in range(8)),
     *(f"{team}/cold-{number}" for team in (SLOTS, FEW) for number in range(4)),
 )
-#: Most calls go to the first three; the poor one is refused now and then; the cold ones hydrate;
-#: organisations call, too.
-ACCOUNTS = HOT * 12 + (POOR,) * 4 + COLD + ORGANISATIONS
+#: Most calls go to the first three; the poor one is refused now and then; others pay for the lean
+#: ones, and call, too, as organisations do; the cold ones hydrate.
+ACCOUNTS = HOT * 12 + (POOR,) * 4 + LEAN * 8 + POOLS + COLD + ORGANISATIONS
 TYPES = (QUOTA_TYPE, "image")
 #: Whom an operator suspends now and then.
-SUSPENDED = (*ORGANISATIONS, TEAM, SLOTS, *HOT)
+SUSPENDED = (*ORGANISATIONS, TEAM, SLOTS, *HOT, *POOLS)
 WORKERS = 2
 #: Operations are remembered so long: retries come within seconds, hydrations stay small.
 HORIZON_SECONDS = 120

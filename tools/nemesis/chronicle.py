@@ -20,7 +20,7 @@ BEGUN, ENDED, FAULT = "b", "e", "f"
 #: What is known of a call in its end.
 TOLD = (
     *("outcome", "ended", "version", "balance", "shortfall", "amount"),
-    *("is_idle", "attempts", "error", "told"),
+    *("is_idle", "attempts", "error", "paid_by", "told"),
 )
 
 
@@ -35,7 +35,7 @@ class Chronicle:
         self._write(
             BEGUN,
             *(call.operation_id, call.account, call.verb, call.amount, call.hold_id),
-            *(call.started, call.quota_type, call.more, call.scopes),
+            *(call.started, call.quota_type, call.more, call.charge_id, call.scopes),
         )
 
     def ended(self, call: Call) -> None:
@@ -66,7 +66,7 @@ def read(paths: Iterable[Path]) -> tuple[list[Call], list[str]]:
                 elif what == BEGUN:
                     operation_id, account, verb, amount, hold_id, started, *others = words
                     call = Call(verb, account, operation_id, amount, hold_id, started)
-                    call.quota_type, call.more, scopes = others
+                    call.quota_type, call.more, call.charge_id, scopes = others
                     call.scopes = None if scopes is None else tuple(scopes)
                     open_calls[account, operation_id] = call
                     calls.append(call)

@@ -35,13 +35,14 @@ from quota_engine import (
 )
 from tests.faults.history import Call
 from tests.faults.shares import above
-from tests.faults.world import FEW, ORGANISATIONS, SLOTS, TEAM
+from tests.faults.world import FEW, ORGANISATIONS, POOLS, SLOTS, TEAM
 from tests.faults.writers import (
     REFUSALS,
     Asked,
     capture,
     capture_part,
     debit,
+    debit_used,
     extend_hold,
     issue_grant,
     note_answer,
@@ -76,6 +77,8 @@ LIMITS: tuple[tuple[str, str, str | None, tuple[int, ...]], ...] = (
     (TEAM, "units", "minute", (500, 10**8)),
     (SLOTS, "holds", None, (1, 2, 5)),
     (FEW, "calls", "hour", (50, 400, 3_000)),
+    (POOLS[0], "calls", "hour", (20, 10**6)),
+    (POOLS[1], "units", "day", (300, 10**8)),
 )
 
 
@@ -111,6 +114,7 @@ class Client:
         self._chronicle = Chronicle(Path(orders.chronicle))
         self._charges: deque[Call] = deque(maxlen=64)
         self._answered: deque[tuple[Asked, Any]] = deque(maxlen=64)
+        self._refunded: deque[tuple[Asked, Any]] = deque(maxlen=16)
 
     def run(self, thread: int) -> None:
         """Take turns until told to stop."""
@@ -128,18 +132,19 @@ class Client:
     def _turn(self, id_: str, chance: random.Random) -> None:
         account = chance.choice(self._orders.accounts)
         amount, what = chance.randint(1, 9), chance.random()
-        if what < 0.38:
-            charge = debit(account, id_, amount, **_others(account, 3, chance))
+        if what < 0.37:
+            take = debit_used if chance.random() < 0.1 else debit
+            charge = take(account, id_, amount, **_others(account, 3, chance))
             if self._ask(charge, chance) == "done":
                 self._charges.append(charge[0])
-        elif what < 0.917:
+        elif what < 0.907:
             self._hold(account, id_, amount, chance)
-        elif what < 0.92:
+        elif what < 0.91:
             name, of, per, amounts = chance.choice(LIMITS)
             self._ask(set_limit(name, id_, chance.choice(amounts), of, per), chance)
-        elif what < 0.935:  # from here on PostgreSQL is asked, too, which takes its time
+        elif what < 0.925:  # from here on PostgreSQL is asked, too, which takes its time
             self._ask(issue_grant(account, id_, 9 * amount, priority=FIRST), chance)
-        elif what < 0.942:
+        elif what < 0.932:
             self._grant_and_void(account, id_, amount, chance)
         elif what < 0.952:
             self._refund(id_, chance)
@@ -168,7 +173,8 @@ class Client:
             units = chance.randint(1, 2 * amount)
             used = _used(others, 2, chance)
             part = capture_part(account, hold_id, f"{hold_id}-part", units, **used)
-            self._ask(part, chance)
+            if self._ask(part, chance) == "done":
+                self._charges.append(part[0])
         if chance.random() < 0.75:
             used = _used(others, 8, chance)
             charge = capture(account, hold_id, chance.randint(0, 6 * amount), **used)
@@ -183,21 +189,27 @@ class Client:
             self._ask(void_grant(account, f"{id_}-grant"), chance)
 
     def _refund(self, id_: str, chance: random.Random) -> None:
-        """Give back a part of a charge; several threads may be at the same one."""
+        """Give back a charge or a part of it; several threads may be at the same one."""
         if not self._charges:
             return
         charge = chance.choice(self._charges)
-        amount = chance.randint(1, max(1, charge.amount))
-        grace = timedelta(seconds=5) if chance.random() < 0.3 else None
-        asked = refund(charge.account, charge.operation_id, f"{id_}-refund", amount, grace=grace)
-        self._ask(asked, chance)
+        amounts = {charge.quota_type: charge.amount, **charge.more}
+        name = chance.choice(tuple(amounts))
+        asked = refund(
+            *(charge.account, charge.operation_id, f"{id_}-refund"),
+            None if chance.random() < 0.3 else chance.randint(1, max(1, amounts[name])),
+            quota_type=name,
+            grace=timedelta(seconds=5) if chance.random() < 0.3 else None,
+        )
+        home = "" if self._orders.is_forgetful else _home_of(charge, name)
+        self._ask(asked, chance, home)
 
     def _cancel_beforehand(self, asked: Asked) -> None:
         """Cancel what was never asked for, then ask for it: it must not happen."""
         call, method = asked
         call.started = time.monotonic()
         self._chronicle.begun(call)
-        if self._cancel(call):
+        if self._cancel(call, call.account):
             with suppress(EngineUnavailableError, OperationCancelledError):
                 answer = told_by(self._engine, method)
                 self._chronicle.fault(f"{call} was cancelled, and answered {answer}")
@@ -207,20 +219,27 @@ class Client:
         """Ask again for what was answered: the same answer must come, and nothing happen."""
         if not self._answered or self._orders.is_forgetful:
             return
-        (call, method), first = chance.choice(self._answered)
+        answered = self._refunded if chance.random() < 0.2 and self._refunded else self._answered
+        (call, method), first = chance.choice(answered)
         if call.ended < time.monotonic() - REPEAT_SECONDS:
             return
         try:
             answer = told_by(self._engine, method)
         except EngineUnavailableError:
             return
-        told = [(one.amount, getattr(one, "version", None)) for one in (first, answer)]
+        names = ("amount", "version", "paid_by")
+        told = [tuple(getattr(one, name, None) for name in names) for one in (first, answer)]
         if told[0] != told[1] or not answer.replayed:
             self._chronicle.fault(f"{call} was answered {told[0]}, its repeat {told[1]}")
 
-    def _ask(self, asked: Asked, chance: random.Random) -> str:
-        """Call until there is an answer, or cancel the call instead; return what came of it."""
+    def _ask(self, asked: Asked, chance: random.Random, home: str | None = None) -> str:
+        """
+        Call until there is an answer, or cancel the call instead; return what came of it.
+
+        ``home``: the account on whose quota it is known by its id; empty: nobody can tell.
+        """
         call, method = asked
+        home = call.account if home is None else home
         call.started = time.monotonic()
         self._chronicle.begun(call)
         while call.outcome == "unknown" and time.monotonic() < self.give_up_at:
@@ -232,8 +251,8 @@ class Client:
                     self._refused(call, error)
                     break
                 call.error = str(error)[:200]
-                if call.verb != "extend_hold" and chance.random() < 0.25:
-                    self._cancel(call)
+                if home and call.verb != "extend_hold" and chance.random() < 0.25:
+                    self._cancel(call, home)
                 else:
                     time.sleep(RETRY_SECONDS)
             except (*REFUSALS, *ALSO_REFUSED) as error:
@@ -245,7 +264,8 @@ class Client:
             else:
                 note_answer(call, answer)
                 if call.verb not in {"extend_hold", "set_limit"} and not call.is_idle:
-                    self._answered.append((asked, answer))
+                    kept = self._refunded if call.verb == "refund" else self._answered
+                    kept.append((asked, answer))
         self._end(call)
         return call.outcome
 
@@ -253,11 +273,11 @@ class Client:
         call.outcome, call.ended = "refused", time.monotonic()
         call.error = f"{type(error).__name__}: {error}"[:200]
 
-    def _cancel(self, call: Call) -> bool:
+    def _cancel(self, call: Call, account: str) -> bool:
         """Cancel a call, or learn its answer; return whether it was cancelled."""
         while time.monotonic() < self.give_up_at:
             try:
-                told = self._engine.cancel(call.account, call.quota_type, call.operation_id)
+                told = self._engine.cancel(account, call.quota_type, call.operation_id)
             except EngineUnavailableError as error:
                 call.error = f"cancelling: {error}"[:200]
                 time.sleep(RETRY_SECONDS)
@@ -275,6 +295,15 @@ class Client:
             self._chronicle.ended(call)
         else:
             self._chronicle.fault(f"{call} was not answered in time: {call.error}")
+
+
+def _home_of(charge: Call, quota_type: str) -> str:
+    """Return the account that paid for a charge, as its client was told; empty: it was not."""
+    paid_by = charge.paid_by
+    for told in charge.told:
+        if (told.account, told.quota_type) == (charge.account, quota_type):
+            paid_by = told.paid_by
+    return "" if paid_by is None else paid_by or charge.account
 
 
 def _others(account: str, units_max: int, chance: random.Random) -> dict[str, Any]:

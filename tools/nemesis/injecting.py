@@ -24,7 +24,16 @@ from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.faults import aof
 from tests.faults.history import Window
-from tests.faults.world import FEW, ORGANISATIONS, SHARDS, SLOTS, TEAM
+from tests.faults.world import (
+    FEW,
+    LEAN,
+    ORGANISATIONS,
+    PAYERS,
+    POOLS,
+    SHARDS,
+    SLOTS,
+    TEAM,
+)
 from tests.workers import wait_until
 from tools.nemesis.arena import ACCOUNTS, COLD, SUSPENDED, TYPES, WORKERS, Arena
 from tools.nemesis.schedule import Fault, Kind
@@ -35,18 +44,23 @@ TORN = b"*1\r\n$5\r\nMULTI\r\n*3\r\n$3\r\nSET\r\n$12\r\nnemesis:torn\r\n$1\r\n1\
 DRAINERS = 6
 PAUSE_SECONDS = 0.05
 #: Whose keys vanish: of those who call, and of those above.
-DELETED = ACCOUNTS + (*ORGANISATIONS, TEAM, SLOTS, FEW) * 4
+DELETED = ACCOUNTS + (*ORGANISATIONS, *POOLS, TEAM, SLOTS, FEW) * 4
 #: So long an operator tries; all faults are over by then.
 OPERATOR_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Suspension:
-    """An account was suspended from when an operator was told so, until it was to be opened."""
+    """
+    An account was suspended from when an operator was told so, until it was to be opened.
+
+    ``of_payers``: instead, nobody paid for it meanwhile.
+    """
 
     account: str
     since: float
     until: float
+    of_payers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,13 @@ class Injector:
         thread = threading.Thread(target=self._inject, args=(fault, lock))
         self._threads.append(thread)
         thread.start()
+
+    def __enter__(self) -> Injector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._threads:
+            thread.join()
 
     def finish(self) -> None:
         """Return when every fault is over and everything runs again."""
@@ -241,7 +262,7 @@ class Injector:
         """Unload what clients use, over and over: each of their next calls must hydrate it."""
         deployment = self._world.engine.deployment
         query = text("SELECT * FROM quotas WHERE account = ANY(:accounts)")
-        names = [*COLD, *ORGANISATIONS, TEAM, SLOTS, FEW]
+        names = [*COLD, *LEAN, *POOLS, *ORGANISATIONS, TEAM, SLOTS, FEW]
         for _ in turns(fault.seconds, PAUSE_SECONDS):
             with suppress(EngineUnavailableError):
                 with deployment.ledger.transaction() as sql:
@@ -275,6 +296,18 @@ class Injector:
             self.suspensions.append(Suspension(account, since, time.monotonic()))
         finally:
             insist(lambda: accounts.activate(account, operation_id=f"{name}-over"))
+
+    def payers_changed(self, fault: Fault) -> None:
+        """Let nobody pay for an account for a moment. What is held for it stays paid for."""
+        account = LEAN[int(fault.pick * len(LEAN))]
+        say, name = self._world.engine.accounts.set_pays_after, f"nemesis-{fault.number}"
+        try:
+            insist(lambda: say(account, (), operation_id=name))
+            since = time.monotonic()
+            time.sleep(fault.seconds)
+            self.suspensions.append(Suspension(account, since, time.monotonic(), of_payers=True))
+        finally:
+            insist(lambda: say(account, PAYERS[account], operation_id=f"{name}-over"))
 
     # -- clients
 

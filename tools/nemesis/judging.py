@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import attrgetter
@@ -19,7 +19,7 @@ from sqlalchemy import text
 
 from quota_engine.errors import QuotaError
 from tests.faults import caps, history, oracle, shares
-from tests.faults.history import SUFFIX, Call, Verdict, Window
+from tests.faults.history import SUFFIX, Call, Key, Verdict, Window
 from tests.faults.shares import Quota, Sums, above
 from tests.faults.world import World
 from tests.workers import wait_until
@@ -43,6 +43,10 @@ SELECT account, quota_type, operation_id, kind, version, at_ms, amount, delta, b
     CASE WHEN operation_id ~ '{SUFFIX}' THEN {oracle.CALLER} END AS caller
 FROM ledger_entries ORDER BY account, quota_type, version
 """)
+_PAID_BY_OTHERS = text(
+    "SELECT account, quota_type, kind, operation_id, subject, amount, flags FROM ledger_entries"
+    " WHERE flags LIKE '%by:%'"
+)
 #: What a suspended account admits no more.
 NEW = frozenset({"debit", "place_hold", "extend_hold"})
 
@@ -60,6 +64,10 @@ class Judgement:
     #: Calls that were refused, by the error that said so.
     refusals: dict[str, int] = field(default_factory=dict)
     suspensions: int = 0
+    #: Answered calls that another account paid for; refunds, and those that went to a payer.
+    paid_by_others: int = 0
+    refunds: int = 0
+    refunds_to_payers: int = 0
     #: Seconds without any answer, and the fault that stopped Redis then.
     outages: list[tuple[float, Fault]] = field(default_factory=list)
     #: How long the judging took.
@@ -139,8 +147,11 @@ def _judge_calls(
     counts: Counter[str] = Counter()
     sums = Sums(shares.apart(calls))
     left: dict[Quota, list[Call]] = defaultdict(list)
-    for call in shares.spread(calls, world.acting):
+    with world.engine.deployment.ledger.transaction() as sql:
+        payers = shares.payers_in(sql.execute(_PAID_BY_OTHERS))
+    for call in shares.spread(calls, world.acting, payers):
         left[call.account, call.quota_type].append(call)
+    _count_payers(judgement, calls, payers)
     elsewhere = world.quarantined() if may_lose is not None else ()
     with world.engine.deployment.ledger.transaction() as sql:
         rows = sql.execution_options(yield_per=5_000).execute(_ENTRIES)
@@ -160,6 +171,17 @@ def _judge_calls(
     judgement.entries = dict(sorted(counts.items()))
 
 
+def _count_payers(judgement: Judgement, calls: Sequence[Call], payers: Mapping[Key, str]) -> None:
+    """Count what others paid for, and what was given back."""
+    done = [call for call in calls if call.outcome == "done"]
+    refunds = [call for call in done if call.verb == "refund"]
+    judgement.paid_by_others = sum(call.key in payers for call in done)
+    judgement.refunds = len(refunds)
+    judgement.refunds_to_payers = sum(
+        (call.account, call.quota_type, call.charge_id) in payers for call in refunds
+    )
+
+
 def admitted_while_suspended(
     calls: Sequence[Call], suspensions: Sequence[Suspension]
 ) -> Iterator[str]:
@@ -172,8 +194,15 @@ def admitted_while_suspended(
         for call in begun[bisect_right(begun, one.since, key=attrgetter("started")) :]:
             if call.started > one.until:
                 break
-            path = (call.account, *above(call.account))
-            if call.ended < one.until and one.account in path:
+            if call.ended >= one.until:
+                continue
+            payers = {call.paid_by, *(told.paid_by for told in call.told)} - {None, ""}
+            if one.of_payers:
+                if call.account == one.account and payers:
+                    yield f"{call} was paid by {payers} while nobody was to pay for it"
+                continue
+            paths = [(name, *above(name)) for name in (call.account, *filter(None, payers))]
+            if any(one.account in path for path in paths):
                 yield f"{call} was admitted while {one.account} was suspended"
 
 

@@ -84,6 +84,10 @@ def print_summary(summary: Summary) -> None:
     told = ", ".join(f"{count:,} {name}" for name, count in summary.refusals.items())
     console.print(f"refused by: {told or 'nothing'}; {summary.suspensions} suspensions")
     console.print(
+        f"paid by another account: {summary.paid_by_others:,} calls; {summary.refunds:,} refunds,"
+        f" {summary.refunds_to_payers:,} of them to who had paid for another"
+    )
+    console.print(
         f"acknowledged mutations: {summary.acknowledged:,} counted by the clients,"
         f" {summary.acknowledged_in_ledger:,} of them in the ledger"
     )

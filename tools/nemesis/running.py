@@ -63,6 +63,10 @@ class Summary:
     #: Refused calls by the error that said so.
     refusals: dict[str, int]
     suspensions: int
+    #: Answered calls that another account paid for; refunds, and those that went to a payer.
+    paid_by_others: int
+    refunds: int
+    refunds_to_payers: int
     cancelled: int
     unknown: int
     unknown_applied: int
@@ -101,19 +105,19 @@ def run(options: Options, watch: Watcher) -> Summary:
         options.seed, options.seconds, with_power_loss=options.appendfsync == "everysec"
     )
     watch(Progress("starting servers, workers and clients"))
-    with Arena(
-        seed=options.seed,
-        processes=options.processes,
-        threads=options.threads,
-        appendfsync=options.appendfsync,
-    ) as arena:
-        injector = Injector(arena)
+    with (
+        Arena(
+            seed=options.seed,
+            processes=options.processes,
+            threads=options.threads,
+            appendfsync=options.appendfsync,
+        ) as arena,
+        Injector(arena) as injector,
+    ):
         wait_until(lambda: all(one.is_ready for one in arena.clients), "clients work", 180)
-        try:
-            _let_happen(arena, injector, faults, options, watch)
-        finally:
-            watch(Progress("healing"))
-            injector.finish()
+        _let_happen(arena, injector, faults, options, watch)
+        watch(Progress("healing"))
+        injector.finish()
         _finish(arena, watch)
         watch(Progress("draining and judging", counts=arena.counts))
         judgement = judge(arena, injector)
@@ -176,6 +180,9 @@ def _summary(
         refused=verdict.refused,
         refusals=judgement.refusals,
         suspensions=judgement.suspensions,
+        paid_by_others=judgement.paid_by_others,
+        refunds=judgement.refunds,
+        refunds_to_payers=judgement.refunds_to_payers,
         cancelled=verdict.cancelled,
         unknown=verdict.unknown,
         unknown_applied=verdict.unknown_applied,

@@ -56,4 +56,9 @@ def rerun(name: str, arguments: list[str]) -> int:
                 return 2
         environment = {**os.environ, "PYTHONPATH": str(tree), VARIABLE: name}
         command = [sys.executable, "-m", "tools.nemesis", *arguments]
-        return subprocess.run(command, cwd=tree, env=environment, check=False).returncode
+        with subprocess.Popen(command, cwd=tree, env=environment) as made:
+            try:
+                return made.wait()
+            except SystemExit:  # the run ends what it started, and is waited for
+                made.terminate()
+                raise

@@ -59,6 +59,7 @@ KINDS = (
     Kind("client-stall", "client", 17, (0.5, 3.0)),
     Kind("reconcile-under-load", "reconciling", 53),
     Kind("account-suspended", "accounts", 0, (0.5, 3.0)),
+    Kind("payers-changed", "accounts", 0, (0.5, 3.0)),
 )
 #: Beside the others where the server syncs every second: what it had not synced is lost.
 POWER_LOSS = Kind("redis-power-loss", "redis", 3, (0.0, 1.0), stops_redis=True)
