@@ -123,7 +123,8 @@ class Arena:
             servers = TestServers()
             stack.callback(servers.end)
             self.folder = servers.folder
-            self.postgres = servers.postgres()
+            # What it has acknowledged outlives its kills: the host, and so the disk, never fails.
+            self.postgres = servers.postgres(settings={"synchronous_commit": "on"})
             upgrade(self.postgres.url)
             self.valkey = servers.valkey(appendfsync=self.appendfsync)
             self.redis_proxy = Proxy(self.valkey.url)
