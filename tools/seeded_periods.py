@@ -24,10 +24,30 @@ PERIODS = (
     Mutant(
         "a refund of an order that its caller left undone stays so",
         "quota_engine/jobs/refunded_orders.py",
-        "store.being_refunded(older_than, PAGE)",
-        "store.being_refunded(older_than, PAGE)[:0]",
+        "store.being_refunded(older_than, after, PAGE)",
+        "store.being_refunded(older_than, after, PAGE)[:0]",
         (
             "tests/faults/test_purchases_killed.py::test_a_purchase_is_given_back_once_whoever_dies",
+        ),
+    ),
+    Mutant(
+        "a refund that waits holds up those behind it",
+        "quota_engine/jobs/refunded_orders.py",
+        "        after = page[-1]\n",
+        "        break\n",
+        (
+            "tests/integration/test_promises_stay.py"
+            "::test_what_waits_does_not_hold_up_what_comes_behind_it",
+        ),
+    ),
+    Mutant(
+        "a change of a plan that waits holds up those behind it",
+        "quota_engine/jobs/renewal.py",
+        "        after = page[-1]\n",
+        "        break\n",
+        (
+            "tests/integration/test_promises_stay.py"
+            "::test_what_waits_does_not_hold_up_what_comes_behind_it",
         ),
     ),
     Mutant(

@@ -56,11 +56,15 @@ def apply_intents(deployment: Deployed, transport: Transport, older_than: timede
     promises: list[IssueGrant | Refund] = [*grants, *ledger.open_refunds(older_than)]
     persisted = _persisted_shards(deployment, [promise.quota for promise in promises])
     still_open = _open_now(ledger) if persisted else set()
+    not_made: set[str] = set()  # what is promised above for a refund comes after it
     for promise in promises:
-        if ledger.shard_of(promise.quota) not in persisted:
+        is_above = isinstance(promise, Refund) and promise.refund_id.rpartition("@")[0] in not_made
+        if is_above or ledger.shard_of(promise.quota) not in persisted:
             kept.wait += 1
-        elif _place(promise) in still_open:
-            _apply(deployment, transport, promise, kept)
+        elif (place := _place(promise)) in still_open and not _apply(
+            deployment, transport, promise, kept
+        ):
+            not_made.add(place[-1])
     arrived, returned, waiting = finish_transfers(deployment, transport, older_than)
     done, waits = finish_refunded_orders(deployment, transport, older_than)
     return Kept(kept.kept + arrived + done, kept.refused + returned, kept.wait + waiting + waits)
@@ -89,8 +93,8 @@ def _issue_of(deployment: Deployed, intent: GrantIntent) -> IssueGrant:
 
 def _apply(
     deployment: Deployed, transport: Transport, promise: IssueGrant | Refund, kept: Kept
-) -> None:
-    """Keep one promise; withdraw it if it can never be kept."""
+) -> bool:
+    """Keep one promise, or withdraw it if it can never be kept; return whether it was kept."""
     quota, noun, id_ = _place(promise)
     try:
         transport.drive(flows.settled(promise))
@@ -108,6 +112,8 @@ def _apply(
         log.info("%s %s to %s waits: %s", noun, id_, quota, error)
     else:
         kept.kept += 1
+        return True
+    return False
 
 
 def _withdraw(deployment: Deployed, promise: IssueGrant | Refund) -> None:

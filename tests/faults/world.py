@@ -61,8 +61,9 @@ LEAN, POOLS = tuple(PAYERS), tuple(payers[0] for payers in PAYERS.values())
 ACCOUNTS = HOT * 4 + (POOR,) * 3 + LEAN * 2 + COLD + LIMITED
 RICH_GRANT = 1_000_000
 GRANTS = {
-    **dict.fromkeys((POOR, *LEAN), 60),
-    POOLS[0]: 1_500,
+    POOR: 60,
+    **dict.fromkeys(LEAN, 10),
+    POOLS[0]: 200,
     **dict.fromkeys(ORGANISATIONS, 10_000_000),
 }
 #: Of each account above: how many, of what, per what. Refused by: ``SLOTS``, ``FEW``.

@@ -171,6 +171,11 @@ def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
         engine.refund(user, kind, "d", refund_id="r")
     assert ledger.open_refunds() == []
     engine.run_schedule()
+    ledger.record_refunds(  # by one who knew nothing of it, and died
+        (charged_to(request, charge), *charged_above(request, charge, ["acme"]))
+    )
+    engine.run_schedule()
+    assert ledger.open_refunds() == []
     assert engine.read_balance("acme", kind).balance == 70
     assert engine.refund(user, kind, "d", refund_id="again").amount == 30
     assert engine.read_balance("acme", kind).balance == 100
