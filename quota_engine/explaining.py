@@ -257,14 +257,8 @@ def _verdict(
     own = scopes[0]
     if refusal is None:
         return _Verdict()
-    if isinstance(refusal, LimitExceededError):
-        refusing = _named(scopes, refusal) or own
-        return _Verdict("limited", refusing, _fix_of_limit(refusal), refusal.retry_after)
     if isinstance(refusal, QuotaInsufficientError):
-        short = [scope for scope in scopes if scope.shortage]
-        refusing = _named(scopes, refusal) or own
-        fix = "; and ".join(_fix(scope) for scope in short or [refusing])
-        return _Verdict("insufficient", refusing, fix, _retry_after(short, now))
+        return _of_units(refusal, scopes, now)
     if isinstance(refusal, QuotaFrozenError):
         refusing = next((scope for scope in scopes if scope.frozen), own)
         name = f"'{refusing.account}|{refusing.quota_type}'"
@@ -275,6 +269,54 @@ def _verdict(
         return _Verdict(refusal.state, None, fix)
     fix = "start workers: `quota-engine worker` persists what waits"
     return _Verdict("backpressure", None, fix)
+
+
+def _of_units(
+    refusal: QuotaInsufficientError, scopes: tuple[ScopeExplained, ...], now: datetime | None
+) -> _Verdict:
+    """Return the verdict on a call that is refused units, with all that has to change."""
+    refusing = _named(scopes, refusal) or scopes[0]
+    limits = list(_limits_in_the_way(scopes, now))
+    if isinstance(refusal, LimitExceededError):
+        reason, fixes, waits = "limited", [], []
+        limits = [refusal, *(limit for limit in limits if _place(limit) != _place(refusal))]
+    else:
+        short = [scope for scope in scopes if scope.shortage]
+        reason, waits = "insufficient", [_retry_after(short, now)]
+        fixes = [_fix(scope) for scope in short or [refusing]]
+    fixes += map(_fix_of_limit, limits)
+    waits += (limit.retry_after for limit in limits)
+    known = [wait for wait in waits if wait is not None]
+    wait = max(known) if len(known) == len(waits) else None
+    return _Verdict(reason, refusing, "; and ".join(fixes), wait)
+
+
+def _limits_in_the_way(
+    scopes: Sequence[ScopeExplained], now: datetime | None
+) -> Iterable[LimitExceededError]:
+    """Yield what each limit that does not let the call through would say."""
+    for scope in scopes:
+        for limit in scope.limits:
+            required = scope.required if limit.of == UNITS else 1
+            if limit.headroom >= required:
+                continue
+            resets = limit.resets_at if required <= limit.cap else None
+            wait = None if resets is None or now is None else (resets - now).total_seconds()
+            yield LimitExceededError(
+                *(scope.account, scope.quota_type),
+                required=required,
+                available=limit.headroom,
+                limit=LimitTold(
+                    *(limit.of, limit.cap, limit.per or "", limit.window or ""),
+                    limit.time_zone or "",
+                ),
+                retry_after=wait,
+            )
+
+
+def _place(refusal: LimitExceededError) -> tuple[str, str, str, str, str]:
+    limit = refusal.limit
+    return refusal.account, refusal.quota_type, limit.of, limit.per, limit.window
 
 
 def _fix_of_limit(refusal: LimitExceededError) -> str:
@@ -308,8 +350,8 @@ def _fix(scope: ScopeExplained) -> str:
     """Return what would make one quota admit the call."""
     missing, where = scope.shortage, f"{scope.account} {scope.quota_type}"
     advice = f"grant {missing:,} more: `quota-engine grants issue {where} {missing}`"
-    if scope.available:
-        advice += f", or ask for at most {scope.available:,}"
+    if scope.admits:
+        advice += f", or ask for at most {scope.admits:,}"
     if relief := _enough(scope):
         advice += f", or wait until {relief.at:%Y-%m-%d %H:%M:%S} UTC ({relief.cause})"
     return advice

@@ -174,4 +174,11 @@ ACCOUNTS = (
         'table.c.source == "purchase"',
         (f"{MOVES}::test_a_subscription_and_an_order_go_on_at_the_new_place",),
     ),
+    Mutant(
+        "an explanation leaves out limits that would refuse, too",
+        "quota_engine/explaining.py",
+        "limit.headroom >= required",
+        "limit.headroom >= 0",
+        ("tests/integration/test_explain.py::test_all_that_has_to_change_is_named",),
+    ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
 
 import pytest
@@ -54,6 +55,27 @@ async def test_what_is_explained_as_admitted_is_admitted(call: Engines) -> None:
     unknown = await call("explain", "nobody", TOKENS, 1)
     assert (unknown.admitted, unknown.refused_by, unknown.available) == (False, "nobody", 0)
     assert (await call("read_balance", USER, TOKENS)).held == 0
+
+
+async def test_all_that_has_to_change_is_named(timed: Engines, clock: TestClock) -> None:
+    await timed("issue_grant", USER, TOKENS, 5)
+    for account, amount, per in ((USER, 3, "day"), (TEAM, 4, "hour"), (TEAM, 20, "month")):
+        made = timed.engine.limits.set(account, TOKENS, amount, per=per)
+        if inspect.isawaitable(made):
+            await made
+    told = await timed("explain", USER, TOKENS, 10)
+    assert (told.reason, told.refused_by, told.retry_after) == ("insufficient", USER, None)
+    missing, of_user, of_team = told.fix.split("; and ")
+    assert "grant 5 more" in missing
+    assert "ask for at most 3" in missing
+    assert f"limits raise {USER} {TOKENS} 10 --per day" in of_user
+    assert f"limits raise {TEAM} {TOKENS} 10 --per hour" in of_team
+    await timed("issue_grant", USER, TOKENS, 5)
+    told = await timed("explain", USER, TOKENS, 10)
+    assert (told.reason, told.refused_by, told.limit.per) == ("limited", USER, "day")
+    assert [told.fix.count(f"limits raise {account} ") for account in (USER, TEAM)] == [1, 1]
+    told = await timed("explain", USER, TOKENS, 4)
+    assert (told.reason, told.fix.count("; and ")) == ("limited", 0)
 
 
 def test_the_command_says_it_in_words_and_by_its_exit_code(
