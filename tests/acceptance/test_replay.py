@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from quota_engine import QuotaEngine
+from quota_engine import InvalidArgumentError, QuotaEngine
 from quota_engine.cli import demo
 from quota_engine.keys import ShardKeys
 from quota_engine.replay import costs, days, proofs, running
@@ -202,6 +202,22 @@ def test_no_level_of_a_tree_exceeds_a_limit_and_each_is_the_sum_of_what_is_below
     assert max(row["share"] for row in report["limits"]) == 1
     used = {row["level"]: row["used"] for row in report["levels"]}
     assert used["organisation"] == used["user"] > used["team"] > 0, "some teams do not pay"
+
+
+def test_no_call_of_a_tree_comes_before_its_price(
+    cli: Cli, trace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[datetime, datetime]] = []
+
+    def look(engine: QuotaEngine, planned: Any, *_: Any) -> Any:
+        priced = max(price.effective_at for price in engine.prices.list())
+        begun.append((priced, planned.pace.starts_at))
+        raise InvalidArgumentError("seen enough")
+
+    monkeypatch.setattr(tree_running, "_live", look)
+    assert cli.run("replay", str(trace), *TREE, "--days", "3").code == 2
+    ((priced, starts_at),) = begun
+    assert priced <= starts_at
 
 
 @pytest.mark.fault_slow  # as above

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from quota_engine.deployment import Deployment
 from quota_engine.engine import QuotaEngine
@@ -98,18 +98,19 @@ def run_tree(
     """
     run_id = secrets.token_hex(4)
     prefix = f"replay:{run_id}:"
-    pace = pace_of(calls, days, datetime.now(UTC).replace(microsecond=0))
-    tree = plan_tree(
-        calls,
-        prefix=prefix,
-        users=options.users,
-        seed=options.seed,
-        pace=pace,
-        output_limit=options.output_limit,
-    )
     watch(Progress("reaching the servers"))
     with orderly_end(), QuotaEngine.open() as engine:
         write_prices(engine, options.prices)
+        soon = datetime.now(UTC) + timedelta(seconds=1)  # a call before its price has none
+        pace = pace_of(calls, days, soon.replace(microsecond=0))
+        tree = plan_tree(
+            calls,
+            prefix=prefix,
+            users=options.users,
+            seed=options.seed,
+            pace=pace,
+            output_limit=options.output_limit,
+        )
         told, seconds = _live(engine, tree, options, watch)
         watch(Progress("counting again in Redis and the ledger", len(calls)))
         counted = proofs.count(engine.deployment, tree.everybody, told, prefix)
