@@ -46,8 +46,13 @@ def above(account: str) -> tuple[str, ...]:
 
 
 def payers_in(rows: Iterable[Any]) -> dict[Key, str]:
-    """Return who paid for which call in place of the caller's own quota, by its entry there."""
-    return {key_of(row): payer for row in rows if (payer := payer_in(row.flags))}
+    """
+    Return who paid for which call in place of the caller's own quota, by its entry there.
+
+    Empty: nobody did, whatever its client was told. What was lost and is done again may find
+    another who can pay.
+    """
+    return {key_of(row): payer_in(row.flags) for row in rows}
 
 
 def spread(
@@ -70,7 +75,7 @@ def _refunds_of(
     call: Call, acting: Collection[Quota], payers: Mapping[Key, str]
 ) -> Iterator[Call]:
     """Yield what a refund gives back: to who paid, and above the caller what is left there."""
-    home = payers.get((call.account, call.quota_type, call.charge_id), call.account)
+    home = payers.get((call.account, call.quota_type, call.charge_id)) or call.account
     yield replace(call, account=home)
     for account in above(call.account):
         if (account, call.quota_type) in acting and account != home:

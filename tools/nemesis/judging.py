@@ -21,7 +21,7 @@ from quota_engine.errors import QuotaError
 from tests.faults import caps, history, oracle, shares
 from tests.faults.history import SUFFIX, Call, Key, Verdict, Window
 from tests.faults.shares import Quota, Sums, above
-from tests.faults.world import World
+from tests.faults.world import LEAN, World
 from tests.workers import wait_until
 from tools.nemesis import chronicle
 from tools.nemesis.arena import Arena
@@ -43,9 +43,10 @@ SELECT account, quota_type, operation_id, kind, version, at_ms, amount, delta, b
     CASE WHEN operation_id ~ '{SUFFIX}' THEN {oracle.CALLER} END AS caller
 FROM ledger_entries ORDER BY account, quota_type, version
 """)
-_PAID_BY_OTHERS = text(
+#: Of those for whom others may pay.
+_OF_LEAN = text(
     "SELECT account, quota_type, kind, operation_id, subject, amount, flags FROM ledger_entries"
-    " WHERE flags LIKE '%by:%'"
+    " WHERE account = ANY(:accounts)"
 )
 #: What a suspended account admits no more.
 NEW = frozenset({"debit", "place_hold", "extend_hold"})
@@ -148,7 +149,7 @@ def _judge_calls(
     sums = Sums(shares.apart(calls))
     left: dict[Quota, list[Call]] = defaultdict(list)
     with world.engine.deployment.ledger.transaction() as sql:
-        payers = shares.payers_in(sql.execute(_PAID_BY_OTHERS))
+        payers = shares.payers_in(sql.execute(_OF_LEAN, {"accounts": list(LEAN)}))
     for call in shares.spread(calls, world.acting, payers):
         left[call.account, call.quota_type].append(call)
     _count_payers(judgement, calls, payers)
@@ -175,10 +176,10 @@ def _count_payers(judgement: Judgement, calls: Sequence[Call], payers: Mapping[K
     """Count what others paid for, and what was given back."""
     done = [call for call in calls if call.outcome == "done"]
     refunds = [call for call in done if call.verb == "refund"]
-    judgement.paid_by_others = sum(call.key in payers for call in done)
+    judgement.paid_by_others = sum(bool(payers.get(call.key)) for call in done)
     judgement.refunds = len(refunds)
     judgement.refunds_to_payers = sum(
-        (call.account, call.quota_type, call.charge_id) in payers for call in refunds
+        bool(payers.get((call.account, call.quota_type, call.charge_id))) for call in refunds
     )
 
 
