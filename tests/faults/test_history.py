@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.history import Call, Window, check, extension_id
-from tests.faults.shares import spread, suffix_of
+from tests.faults.shares import payers_in, spread, suffix_of
 
 pytestmark = pytest.mark.fault
 
@@ -248,6 +248,22 @@ def test_another_payer_than_was_told_is_seen(paid: Paid) -> None:
     calls, rows = paid
     calls[0].paid_by = ""
     assert "'' was told to pay" in " ".join(spread_check(calls, rows))
+
+
+def test_what_was_lost_and_is_done_again_may_be_paid_by_another() -> None:
+    calls = [
+        told("issue_grant", "own", 30, 0, version=1, balance=30),
+        told("debit", "d", 30, 1, version=1, balance=0, shortfall=0, paid_by="pool"),
+    ]
+    rows = [
+        row(1, "grant.issued", "own", 30, delta=30, balance_after=30),
+        row(2, "quota.debited", "d", 30, delta=-30, balance_after=0),
+    ]
+    verdict = check(spread(calls, (), payers_in(rows)), rows, may_lose=Window(0, 10))
+    assert (verdict.torn, verdict.wrong) == ([], [])
+    assert [call.operation_id for call in verdict.restored] == ["d"]
+    verdict = check(spread(calls, (), payers_in(rows)), rows)
+    assert "was told to pay" in " ".join(verdict.wrong), "nothing was lost"
 
 
 def test_a_refund_goes_to_who_paid_once(paid: Paid) -> None:
