@@ -34,6 +34,7 @@ ARGV
   11 is_known      1: the ledger knows the hold, charge late
   12 details       JSON of the caller, kept with the entry
   13 others        further quotas that the call acts on (lib/shares); empty: none
+  14 paid_by       the account that has paid already, percent-encoded; empty: who pays for the hold, or can
 
 RETURNS
   CAPTURED  fingerprint version amount shortfall balance held debt flags terms movements
@@ -62,7 +63,7 @@ local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local hold_id, operation_id, fingerprint, amount = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
-local is_final, is_known, details, others = ARGV[10], ARGV[11], ARGV[12], ARGV[13]
+local is_final, is_known, details, others, paid_by = ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -92,7 +93,8 @@ if is_known ~= "1" and not holds.get(state, hold_id) and not operations.happened
   return redis.error_reply("HOLD_NOT_FOUND " .. hold_id)
 end
 
-refused = payers.follow(states, hold_id, due_max) or payers.find(states, due_max, nil, hold_id)
+refused = payers.obey(states, paid_by, due_max) or payers.follow(states, hold_id, due_max)
+refused = refused or payers.find(states, due_max, nil, hold_id)
 if refused then
   return refused
 end

@@ -28,6 +28,7 @@ ARGV
    8 amount        units
    9 details       JSON of the caller, kept with the entry
   10 others        further quotas that the call acts on (lib/shares); empty: none
+  11 paid_by       the account that pays, percent-encoded, or has paid where its quota is not sent; empty: who can
 
 RETURNS
   DEBITED   fingerprint version amount shortfall balance held debt flags terms movements
@@ -53,7 +54,7 @@ local more_keys = { unpack(KEYS, 9) }
 local epoch, quota_name, now_ms = ARGV[1], ARGV[2], ARGV[3]
 local horizon_ms, due_max = tonumber(ARGV[4]), tonumber(ARGV[5])
 local operation_id, fingerprint, amount = ARGV[6], ARGV[7], tonumber(ARGV[8])
-local details, others = ARGV[9], ARGV[10]
+local details, others, paid_by = ARGV[9], ARGV[10], ARGV[11]
 
 local keys = {
   versions = versions_key, outbox = outbox_key, due = due_key, quota = quota_key,
@@ -69,7 +70,8 @@ states, refused = quotas.gather(state, operation_id, "", fingerprint, others, mo
 if not states then
   return refused
 end
-refused = quotas.bring_up_all(states, due_max) or payers.find(states, due_max)
+refused = quotas.bring_up_all(states, due_max) or payers.obey(states, paid_by, due_max)
+refused = refused or payers.find(states, due_max)
 if refused then
   return refused
 end

@@ -6,7 +6,9 @@ What was debt of the charge pays debt first. The rest flows to the grants it was
 taken first; a grant that was used up and has not ended is live again by it. What belongs to a grant
 that has ended is forfeited, or with a grace becomes a grant of its own for so long. What paid a
 charge's debt later is not known: it comes back as a grant that does not end. How much may be given
-back is decided in the ledger, before.
+back is decided in the ledger, before. What another account paid comes back in its quota: here a part is not
+of a grant but says so, `counted by:` and the account, percent-encoded; the entry has it as its flags, and all
+of it is forfeited.
 
 KEYS
   1 versions  hash    @epoch and the last version issued, compared; gains this version
@@ -81,7 +83,9 @@ end
 refused = quotas.bring_up(state, due_max)
 if refused then
   return refused
-elseif state.remaining + state.covered + state.pending + amount > amounts.MAX then
+end
+local counts = string.match(parts, "^(counted [^\n]*)")
+if not counts and state.remaining + state.covered + state.pending + amount > amounts.MAX then
   return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")
 end
 
@@ -143,6 +147,7 @@ end
 local rest, grace = due - paid, grace_ms > 0 and ended or 0
 local answer = entries.add(state, "quota.refunded", {
   at = state.now, operation_id = refund_id, fingerprint = fingerprint, amount = amount, subject = charge_id,
+  flags = counts,
   terms = amounts.text(ended - grace) .. " " .. amounts.text(rest + grace), details = details,
 })
 operations.remember(state, refund_id, answer)

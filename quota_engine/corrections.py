@@ -2,12 +2,14 @@
 What has to be done when a call turns out to have used, or cost, something else. Pure.
 
 The entries of the call stay. What is charged too little is debited as used; what is charged too
-much is refunded, the newest charge first, after what was never collected. Every entry of a
-correction carries a record, the first with the difference: all records of a call add up.
+much is refunded, the newest charge first, after what was never collected; with who paid, where
+another account did. Every entry of a correction carries a record, the first with the difference:
+all records of a call add up.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -141,9 +143,9 @@ def check_correctable(fate: ChargeFate, used: Usage | int) -> None:
         raise InvalidArgumentError(
             f"{fate.charge.operation_id} is itself a correction: correct the call, {corrects}"
         )
-    if (payer := fate.charge.paid_by) is not None:
+    if caller := fate.charge.called_by:
         raise InvalidArgumentError(
-            f"{payer} paid for {fate.charge.operation_id}: refund it, or debit what it owes"
+            f"{fate.charge.operation_id} is what a call of {caller} charged here: correct it there"
         )
     if is_unbilled(fate) and isinstance(used, int):
         raise InvalidArgumentError(
@@ -193,7 +195,8 @@ def steps(
     """
     Return what settles the difference between what was charged and what was used, in order.
 
-    ``details``: what is kept with each entry beside the record. Empty when there is none.
+    ``details``: what is kept with each entry beside the record. Empty when there is none. Of what
+    another account paid the fate must tell what that one did not pay, and was given back.
     """
     charge = fate.charge
     assert charge is not None
@@ -207,7 +210,7 @@ def steps(
     }
     if currency := used.currency or recorded_cost(fate)[1]:
         told["currency"] = currency
-    excess = charged_units(fate) - used.units
+    excess, payer = charged_units(fate) - used.units, charge.paid_by
     made: list[Step] = []
 
     def text() -> str:
@@ -223,6 +226,7 @@ def steps(
                 operation_id=entry.operation_id,
                 amount=units,
                 details=text(),
+                paid_by=entry.paid_by,
             )
         )
     if excess < 0:
@@ -232,6 +236,8 @@ def steps(
                 operation_id=_id(charge, next(numbers)),
                 amount=-excess,
                 details=text(),
+                payers=() if payer is None else (QuotaName(payer, quota.quota_type),),
+                paid_by=payer,
             )
         )
     elif not made and changed:
@@ -272,11 +278,18 @@ def _entries(fate: ChargeFate) -> list[ChargeEntry]:
 
 def _given_back(fate: ChargeFate, excess: int) -> list[tuple[ChargeEntry, int]]:
     """Deal what is to be given back to the charges, newest first; what was not paid stays so."""
+    given = Counter[str]()
+    for entry in fate.corrections:
+        if entry.kind == QUOTA_REFUNDED:
+            given[entry.subject] += entry.amount
     charges = [entry for entry in _entries(fate) if entry.kind in CHARGES]
     excess -= sum(entry.shortfall for entry in charges)
     dealt = []
     for entry in reversed(charges):
-        units = min(max(excess, 0), entry.amount - entry.shortfall - entry.refunded)
+        units = min(
+            max(excess, 0),
+            entry.amount - entry.shortfall - entry.refunded - given[entry.operation_id],
+        )
         excess -= units
         if units > 0:
             dealt.append((entry, units))

@@ -257,6 +257,8 @@ def _check_refunded(log: QuotaLog, entry: Entry) -> Misfit | None:
         return Misfit(Cause.TERMS, f"not what a refund forfeits and regrants: {entry.terms!r}")
     if entry.delta != entry.amount - sum(parts):
         return Misfit(Cause.BALANCE, f"a refund of {entry.amount} brought {entry.delta}")
+    if entry.is_counted and (misfit := counting.misfit(log, entry)) is not None:
+        return misfit
     for move in entry.movements:
         grant = log.grants[move.grant_id]
         if grant.state != LIVE or move.remaining < 0 or move.reserved:

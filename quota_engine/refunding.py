@@ -1,8 +1,9 @@
 """
 Giving back a charge, as flows: promised in the ledger first, which decides how much and to whom.
 
-What a call took above its account is given back there, too. All of it is promised in one
-transaction, so that it is all given back whoever dies then.
+What a call took above its account is given back there, too, and what another account paid is given
+back to that one. All of it is promised in one transaction, so that it is all given back whoever
+dies then.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from quota_engine.commands import (
     AwaitDrain,
+    ChargeEntry,
     ChargeFate,
     FindCharge,
     Flow,
@@ -31,6 +33,7 @@ from quota_engine.errors import (
     OperationNotFoundError,
     QuotaFrozenError,
 )
+from quota_engine.events import CHARGES
 from quota_engine.flows import settled
 from quota_engine.keys import QuotaName
 
@@ -40,28 +43,58 @@ REFUSED = (InvalidArgumentError, QuotaFrozenError, OperationCancelledError)
 
 def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
     """Ask the ledger about a charge, once it knows all that Redis knows now."""
-    known = yield from settled(ReadBalance(quota=quota, with_grants=False))
+    fate = yield from _found(quota, operation_id)
+    if fate.charge is None:
+        raise OperationNotFoundError(f"{quota} has no charge by the operation id {operation_id}")
+    return fate
+
+
+def _found(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
+    asked = ReadBalance(quota=quota, with_grants=False)
+    known, frozen = (yield from settled(asked)).version, ""
     while True:
         fate: ChargeFate = yield FindCharge(quota, operation_id)
-        if fate.version < known.version:
-            yield AwaitDrain(quota)
-        elif fate.charge is None:
-            raise OperationNotFoundError(
-                f"{quota} has no charge by the operation id {operation_id}"
-            )
-        else:
+        if fate.version >= known:
             return fate
+        if frozen:
+            raise QuotaFrozenError(
+                f"{quota} is frozen ({frozen}), and the ledger knows {fate.version} of its {known}"
+                " entries: it must be mended first, see `quota-engine quarantine list`"
+            )
+        yield AwaitDrain(quota)
+        frozen = (yield from settled(asked)).frozen
+
+
+def call_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
+    """Return what settles a call anew goes by: of what another account paid, how it paid that."""
+    fate = yield from charge_of(quota, operation_id)
+    assert fate.charge is not None
+    charge = yield from _as_paid(quota, fate.charge)
+    corrections = []
+    for entry in fate.corrections:
+        corrections.append((yield from _as_paid(quota, entry)))
+    return replace(fate, charge=charge, corrections=tuple(corrections))
+
+
+def _as_paid(quota: QuotaName, entry: ChargeEntry) -> Flow[ChargeEntry]:
+    if entry.paid_by is None or entry.kind not in CHARGES:
+        return entry
+    payer = QuotaName(entry.paid_by, quota.quota_type)
+    there = yield from _found(payer, charge_id_in(payer, quota, entry))
+    if there.charge is None:  # it was decided that it never counted
+        return entry
+    return replace(entry, shortfall=there.charge.shortfall, refunded=there.charge.refunded)
 
 
 def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
     """
     Give back a charge: to who paid, and to those of the accounts ``above`` that the call charged.
 
-    As with grants, a promise of somebody else may have been kept long ago. What an account above
-    cannot take now is left to the workers.
+    As with grants, a promise of somebody else may have been kept long ago. What another account
+    than the first of them cannot take now is left to the workers.
     """
     fate = yield from charge_of(request.quota, request.operation_id)
-    requests = (charged_to(request, fate), *charged_above(request, fate, above))
+    requests = (*charged_to(request, fate), *charged_above(request, fate, above))
     recorded: list[RecordedRefund] = yield RecordRefunds(requests)
     ours = [one.command for one in recorded if one.is_new]
     if any(not one.is_new and one.applied is None for one in recorded):

@@ -11,6 +11,7 @@ PAYERS = "tests/lua/test_payers.py"
 UNDER_FIRE = (
     "tests/faults/test_redis_restarts.py::test_flushed_scripts_are_loaded_again_and_nobody_notices"
 )
+PAID = "tests/integration/test_payers_settled.py"
 
 ACCOUNTS = (
     Mutant(
@@ -100,7 +101,7 @@ ACCOUNTS = (
     Mutant(
         "a capture asks the policy who pays, not the hold",
         "lua/capture_hold.lua",
-        " payers.follow(states, hold_id, due_max) or",
+        " or payers.follow(states, hold_id, due_max)",
         "",
         (PAYERS,),
     ),
@@ -131,6 +132,34 @@ ACCOUNTS = (
         'paid_by=payer_word(payer_in(entry.flags) or ""),',
         "",
         ("tests/integration/test_payers.py::test_whoever_comes_later_finds_who_paid",),
+    ),
+    Mutant(
+        "a thawed charge is paid again",
+        "quota_engine/jobs/thaw_rules.py",
+        '"paid_by": payer_in(entry.flags)',
+        '"paid_by": None',
+        (f"{PAID}::test_a_charge_that_another_paid_is_thawed_without_being_paid_again",),
+    ),
+    Mutant(
+        "what a correction has promised counts as given back",
+        "quota_engine/ledger/refunds.py",
+        '"mark": CORRECTION',
+        '"mark": ":never:"',
+        (f"{PAID}::test_who_tries_a_correction_again_finishes_what_was_promised",),
+    ),
+    Mutant(
+        "a correction asks the policy who pays",
+        "lua/debit_used.lua",
+        "payers.obey(states, paid_by, due_max)",
+        "nil",
+        (f"{PAID}::test_a_call_that_another_paid_is_settled_anew_with_who_paid",),
+    ),
+    Mutant(
+        "who paid gets nothing back of a correction",
+        "quota_engine/commands/refunds.py",
+        "return (request, to_payer)",
+        "return (request,)",
+        (f"{PAID}::test_a_correction_whose_maker_dies_is_finished_for_who_paid_too",),
     ),
     Mutant(
         "the shadow admits what nobody can count",

@@ -23,7 +23,7 @@ function payers.find(states, due_max, exceeded, hold_id)
   for place = 1, #states do
     local own = states[place]
     local is_short = own.suffix == "" and not own.is_counted and own.asked > math.max(quotas.spendable(own), 0)
-    if is_short and not (hold_id and holds.get(own, hold_id)) then
+    if is_short and not own.payer and not (hold_id and holds.get(own, hold_id)) then
       local paying = load_paying()
       local refused = paying.find(states, own, due_max, exceeded)
       if refused then
@@ -45,12 +45,22 @@ function payers.tell(states, reply)
   return reply
 end
 
+-- Let who is told to pay for the first quota do so, if it was sent: else it has paid already. Empty: nobody was
+-- told. Returns nil, or an error as above.
+function payers.obey(states, paid_by, due_max)
+  if paid_by == "" then
+    return nil
+  end
+  local paying = load_paying()
+  return paying.follow(states, states[1], paid_by, due_max, true)
+end
+
 -- Let who pays for an open hold take part. Returns nil, or an error as above.
 function payers.follow(states, hold_id, due_max)
   for place = 1, #states do
     local own = states[place]
     local hold = own.suffix == "" and holds.get(own, hold_id)
-    if hold and hold.payer then
+    if hold and hold.payer and not own.payer then
       local paying = load_paying()
       local refused = paying.follow(states, own, hold.payer, due_max)
       if refused then

@@ -87,12 +87,13 @@ function paying.find(states, own, due_max, exceeded)
   return nil
 end
 
--- Let who pays for an open hold take part in what becomes of it.
-function paying.follow(states, own, word, due_max)
+-- Let who is known to pay take part: for an open hold in what becomes of it, for a call in what is settled anew.
+-- With `may_have_paid` one that was not sent has paid already.
+function paying.follow(states, own, word, due_max, may_have_paid)
   own.payer = word
   local payer, is_waiting = look_up(states, name_of(word, own), own)
   if not payer then
-    return wanted({ word }, own)
+    return not may_have_paid and wanted({ word }, own) or nil
   elseif not is_waiting or operations.recall(payer, payer.id) then
     return nil
   end

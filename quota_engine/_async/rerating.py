@@ -92,7 +92,7 @@ class AsyncRerating(AsyncRefunding):
             )
             for call in page:
                 fate = await self._transport.drive(
-                    refunding.charge_of(call.quota, call.operation_id)
+                    refunding.call_of(call.quota, call.operation_id)
                 )
                 assert fate.charge is not None
                 if since_ms <= to_ms(admitted_at(fate.charge), name="admitted at") < until_ms:
@@ -104,8 +104,6 @@ class AsyncRerating(AsyncRefunding):
     async def _rated(self, quota: QuotaName, fate: ChargeFate) -> Used | None:
         """Return what a call costs by the prices now known; None where nothing prices it."""
         assert fate.charge is not None
-        if fate.charge.paid_by is not None:  # its units are in another account's books
-            return None
         told = fate.charge.usage
         try:
             usage = Usage(**corrections.counted(fate), resolution=told.get("resolution"))

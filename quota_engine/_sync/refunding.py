@@ -88,18 +88,19 @@ class Refunding(Calling):
 
         ``operation_id``: of the debit or capture, or the hold's id. ``usage``: what the call used
         in all, or units of the quota type. More than was charged is charged as used, less is
-        refunded to the grants that paid, and a record of the difference is kept. Cost is counted
-        by the prices that were in force when the call was admitted; a call that ran unbilled stays
-        so, only its record is corrected. The same usage again changes
-        nothing; two callers who correct a call at once have one effect, or
-        ``IdempotencyConflictError``. Account and quota type are needed where the id is used in
-        several quotas. Accounts above, or those of the call's ``scopes``, are settled as it is.
+        refunded to the grants that paid, and a record of the difference is kept; where another
+        account paid for the call, all this is with that one. Cost is counted by the prices that
+        were in force when the call was admitted; a call that ran unbilled stays so, only its
+        record is corrected. The same usage again changes nothing; two callers who correct a call
+        at once have one effect, or ``IdempotencyConflictError``. Account and quota type are needed
+        where the id is used in several quotas. Accounts above, or those of the call's ``scopes``,
+        are settled as it is.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         self._transport.connect()
         id_ = checked_id(operation_id, name="operation id")
         quota = self._quota_of_call(id_, account, quota_type)
-        fate = self._transport.drive(refunding.charge_of(quota, id_))
+        fate = self._transport.drive(refunding.call_of(quota, id_))
         used = self._used(quota, fate, usage)
         above = accounts_beside(quota.account, scopes)
         return self._settle(quota, fate, used, above, reference=reference, actor=actor)

@@ -92,7 +92,7 @@ class Rerating(Refunding):
                 self._backing.calls_of_model, provider, model, (since_ms, until_ms), after
             )
             for call in page:
-                fate = self._transport.drive(refunding.charge_of(call.quota, call.operation_id))
+                fate = self._transport.drive(refunding.call_of(call.quota, call.operation_id))
                 assert fate.charge is not None
                 if since_ms <= to_ms(admitted_at(fate.charge), name="admitted at") < until_ms:
                     yield call.quota, fate
@@ -103,8 +103,6 @@ class Rerating(Refunding):
     def _rated(self, quota: QuotaName, fate: ChargeFate) -> Used | None:
         """Return what a call costs by the prices now known; None where nothing prices it."""
         assert fate.charge is not None
-        if fate.charge.paid_by is not None:  # its units are in another account's books
-            return None
         told = fate.charge.usage
         try:
             usage = Usage(**corrections.counted(fate), resolution=told.get("resolution"))

@@ -17,11 +17,15 @@ class ChargeEntry:
     #: Units charged; of a refund, units given back.
     amount: int
     shortfall: int
-    #: What refunds have given back of this very entry.
+    #: What refunds have given back of this very entry, or have promised; corrections do not count.
     refunded: int
     usage: Mapping[str, Any]
     #: The account that paid in place of the quota; None: the quota itself.
     paid_by: str | None = None
+    #: What it is about: of a capture the hold, of a refund the charge.
+    subject: str = ""
+    #: Whose call charged this quota too; None: the account's own.
+    called_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

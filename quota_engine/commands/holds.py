@@ -27,7 +27,7 @@ from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
-from quota_engine.payers import payer_in
+from quota_engine.payers import payer_in, payer_word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,10 +263,16 @@ class CaptureHold(SharedCommand[CapturedHold]):
     details: str = ""
     shares: tuple[Share, ...] = ()
     payers: tuple[QuotaName, ...] = ()
+    #: The fingerprint of the capture that this one makes again, as a debit has it.
+    fingerprint_before: str = ""
+    #: The account that has paid already; None: who pays for the hold, or can.
+    paid_by: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """The hash of what makes this capture this capture."""
+        if self.fingerprint_before:
+            return self.fingerprint_before
         used = (self.amount, *shares_print(self.shares))
         return fingerprint("capture_hold", self.hold_id, *used, self.is_final, self.details)
 
@@ -274,7 +280,8 @@ class CaptureHold(SharedCommand[CapturedHold]):
         flags = (int(self.is_final), int(self.is_known))
         rest = (self.hold_id, self.operation_id, self.fingerprint, self.amount, *flags)
         others = shares_text(self.quota, self.shares, self.payers)
-        return (*writing_argv(context, self.quota), *rest, self.details, others)
+        told = (self.details, others, payer_word(self.paid_by or ""))
+        return (*writing_argv(context, self.quota), *rest, *told)
 
     def parse(self, reply: Reply) -> CapturedHold:
         match reply:

@@ -25,7 +25,7 @@ from quota_engine.errors import EngineFault, QuotaInsufficientError
 from quota_engine.events import UNLIMITED, Movement
 from quota_engine.instants import NEVER_MS, from_ms, from_ms_or_none
 from quota_engine.keys import QuotaName, ShardKeys
-from quota_engine.payers import payer_in
+from quota_engine.payers import payer_in, payer_word
 
 _STATES = {"p": "pending", "l": "live", "e": "expired", "v": "voided"}
 
@@ -229,12 +229,15 @@ class DebitUsed(Debit):
     #: The fingerprint of the debit that this one makes again, so that its caller's retry is
     #: answered and not refused; empty: its own.
     fingerprint_before: str = ""
+    #: The account that pays whatever the own quota has; where it is none of ``payers``, it has
+    #: paid already. None: who can.
+    paid_by: str | None = None
 
     def argv(self, context: Context) -> Sequence[Argument]:
         print_ = self.fingerprint_before or self.fingerprint
         rest = (self.operation_id, print_, self.amount, self.details)
         others = shares_text(self.quota, self.shares, self.payers)
-        return (*writing_argv(context, self.quota), *rest, others)
+        return (*writing_argv(context, self.quota), *rest, others, payer_word(self.paid_by or ""))
 
     @property
     def may_create(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -17,12 +18,15 @@ from quota_engine.commands.arguments import (
 from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.charges import ChargeEntry, ChargeFate
 from quota_engine.commands.quotas import Allocation
-from quota_engine.commands.shares import suffix_of
+from quota_engine.commands.shares import suffix_beside, suffix_of
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, OperationNotFoundError
-from quota_engine.events import HOLD_CAPTURED
+from quota_engine.events import COUNTED
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.payers import BY, payer_word
 
+#: So a charge's id names, in the quota of who paid, whose call it was.
+CALLER = re.compile(r"@[0-9a-f]{16}(?=$|:capture$)")
 #: What the id of a final capture ends with, behind the hold's.
 CAPTURE = ":capture"
 
@@ -64,15 +68,32 @@ class RefundRequest:
     details: str = ""
     #: Of another account that the call charged: as much of it as is left there, at most.
     is_share: bool = False
+    #: The account that paid: it is given the units, and the quota has an entry that counts them.
+    paid_by: str | None = None
 
 
-def charged_to(request: RefundRequest, fate: ChargeFate) -> RefundRequest:
-    """Return a request to who paid: another account, if it did in the quota's place."""
+def charged_to(request: RefundRequest, fate: ChargeFate) -> tuple[RefundRequest, ...]:
+    """
+    Return what a request means for the quota and for who paid in its place.
+
+    A correction stands in both logs, a plain refund of what another account paid in its log alone.
+    """
     charge = fate.charge
     if charge is None or charge.paid_by is None:
-        return request
+        return (request,)
     payer = QuotaName(charge.paid_by, request.quota.quota_type)
-    return replace(request, quota=payer, operation_id=charge_id_in(payer, request.quota, charge))
+    charge_id = charge_id_in(payer, request.quota, charge)
+    if request.paid_by is None:
+        return (replace(request, quota=payer, operation_id=charge_id),)
+    to_payer = replace(
+        request,
+        quota=payer,
+        refund_id=request.refund_id + suffix_of(request.quota, payer),
+        operation_id=charge_id,
+        details=_told_elsewhere(request),
+        paid_by=None,
+    )
+    return (request, to_payer)
 
 
 def charged_above(
@@ -81,7 +102,6 @@ def charged_above(
     """Return what a request means for those of the accounts ``above`` that the call charged."""
     charge = fate.charge
     assert charge is not None
-    told = {name: word for name, word in _told(request.details).items() if name != "usage"}
     quotas = (QuotaName(account, request.quota.quota_type) for account in above)
     return tuple(
         replace(
@@ -89,8 +109,9 @@ def charged_above(
             quota=quota,
             refund_id=request.refund_id + suffix_of(request.quota, quota),
             operation_id=charge_id_in(quota, request.quota, charge),
-            details=details_text({**told, "account": request.quota.account}),
+            details=_told_elsewhere(request),
             is_share=True,
+            paid_by=None,
         )
         for quota in quotas
         if quota.account != charge.paid_by
@@ -99,13 +120,27 @@ def charged_above(
 
 def charge_id_in(quota: QuotaName, first: QuotaName, charge: ChargeEntry) -> str:
     """Return the id of a call's charge in another quota. See lua/lib/shares.lua."""
-    is_final = charge.kind == HOLD_CAPTURED and charge.operation_id.endswith(CAPTURE)
+    is_final = charge.operation_id == f"{charge.subject}{CAPTURE}"
     tail = CAPTURE if is_final else ""
     return f"{charge.operation_id.removesuffix(tail)}{suffix_of(first, quota)}{tail}"
 
 
-def _told(details: str) -> dict[str, Any]:
-    return json.loads(details) if details else {}
+def ids_elsewhere(quota: QuotaName, refund_id: str, charge_id: str) -> tuple[str, ...]:
+    """
+    Return which ids the other refunds of a call may have, in quotas of other accounts.
+
+    The charge's id names the caller, if ``quota`` paid for another one, or is that caller's own.
+    """
+    caller = CALLER.search(charge_id)
+    suffixes = (suffix_beside(quota), *([caller[0]] if caller else ()))
+    return tuple(refund_id + suffix for suffix in suffixes)
+
+
+def _told_elsewhere(request: RefundRequest) -> str:
+    """Return the details of a request in the quota of another account: it has no usage record."""
+    told: dict[str, Any] = json.loads(request.details) if request.details else {}
+    told.pop("usage", None)
+    return details_text({**told, "account": request.quota.account})
 
 
 class PaidBy(Protocol):
@@ -129,6 +164,11 @@ class RefundPart:
     starts_at_ms: int
     expires_at_ms: int
     created_at_ms: int
+
+    @classmethod
+    def counted(cls, paid_by: str, units: int) -> RefundPart:
+        """Return units that another account paid: none come back, the entry's flags say so."""
+        return cls(f"{COUNTED} {BY}{payer_word(paid_by)}", units, 0, 0, 0, 0)
 
     @classmethod
     def of(cls, grant: PaidBy, units: int) -> RefundPart:

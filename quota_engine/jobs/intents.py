@@ -16,6 +16,7 @@ from datetime import timedelta
 from quota_engine import flows
 from quota_engine._sync.transport import Transport
 from quota_engine.commands import IssueGrant, Refund
+from quota_engine.commands.refunds import ids_elsewhere
 from quota_engine.errors import (
     EngineUnavailableError,
     IdempotencyConflictError,
@@ -58,13 +59,11 @@ def apply_intents(deployment: Deployed, transport: Transport, older_than: timede
     still_open = _open_now(ledger) if persisted else set()
     not_made: set[str] = set()  # what is promised above for a refund comes after it
     for promise in promises:
-        is_above = isinstance(promise, Refund) and promise.refund_id.rpartition("@")[0] in not_made
-        if is_above or ledger.shard_of(promise.quota) not in persisted:
+        place = _place(promise)
+        if place[-1] in not_made or ledger.shard_of(promise.quota) not in persisted:
             kept.wait += 1
-        elif (place := _place(promise)) in still_open and not _apply(
-            deployment, transport, promise, kept
-        ):
-            not_made.add(place[-1])
+        elif place in still_open and not _apply(deployment, transport, promise, kept):
+            not_made.update(_after(promise))
     arrived, returned, waiting = finish_transfers(deployment, transport, older_than)
     done, waits = finish_refunded_orders(deployment, transport, older_than)
     return Kept(kept.kept + arrived + done, kept.refused + returned, kept.wait + waiting + waits)
@@ -74,6 +73,12 @@ def _place(promise: IssueGrant | Refund) -> tuple[QuotaName, str, str]:
     if isinstance(promise, IssueGrant):
         return promise.quota, "grant", promise.grant_id
     return promise.quota, "refund", promise.refund_id
+
+
+def _after(promise: IssueGrant | Refund) -> tuple[str, ...]:
+    if isinstance(promise, IssueGrant):
+        return ()
+    return ids_elsewhere(promise.quota, promise.refund_id, promise.charge_id)
 
 
 def _open_now(ledger: Ledger) -> set[tuple[QuotaName, str, str]]:

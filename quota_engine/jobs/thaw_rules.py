@@ -34,6 +34,7 @@ from quota_engine.events import NEVER_MS, UNLIMITED, Entry, parse_entry
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.intents import GrantIntent
 from quota_engine.ledger.quarantine import Quarantined
+from quota_engine.payers import payer_in
 
 OPERATOR = "operator"
 #: Causes of a repair: a closed list, for people and for alarms.
@@ -107,13 +108,13 @@ def decide(quarantined: Quarantined, known: Known) -> Decision:
 def _again(quota: QuotaName, entry: Entry, known: Known) -> tuple[Command[Any] | None, str]:
     """Return the command that applies an entry again, and why; None: nothing does."""
     given: dict[str, Any] = {"quota": quota, "details": entry.details}
+    # Who paid in its place has an entry of its own for that, and is not asked again.
+    told: dict[str, Any] = {
+        "fingerprint_before": entry.fingerprint,
+        "paid_by": payer_in(entry.flags),
+    }
     if entry.kind == events.QUOTA_DEBITED:
-        debit = DebitUsed(
-            operation_id=entry.operation_id,
-            amount=entry.amount,
-            fingerprint_before=entry.fingerprint,
-            **given,
-        )
+        debit = DebitUsed(operation_id=entry.operation_id, amount=entry.amount, **told, **given)
         return debit, "a charge that somebody was told of"
     if entry.kind == events.HOLD_CAPTURED:
         capture = CaptureHold(
@@ -122,6 +123,7 @@ def _again(quota: QuotaName, entry: Entry, known: Known) -> tuple[Command[Any] |
             amount=entry.amount,
             is_final=entry.operation_id == f"{entry.subject}:capture",
             is_known=True,
+            **told,
             **given,
         )
         return capture, "a charge that somebody was told of"

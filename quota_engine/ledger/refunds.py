@@ -8,17 +8,22 @@ taken; then applied in Redis by the refund's id. The persister marks it applied.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, func, insert, select, text
 
 from quota_engine.commands.charges import ChargeEntry, ChargeFate
-from quota_engine.commands.refunds import RecordedRefund, Refund, RefundPart, RefundRequest
-from quota_engine.commands.shares import suffix_beside
+from quota_engine.commands.refunds import (
+    CALLER,
+    RecordedRefund,
+    Refund,
+    RefundPart,
+    RefundRequest,
+    ids_elsewhere,
+)
 from quota_engine.corrections import CORRECTION
 from quota_engine.errors import (
     IdempotencyConflictError,
@@ -35,18 +40,20 @@ from quota_engine.payers import payer_in
 #: What a caller may name instead of a charge: the hold that was captured or released.
 SUFFIXES = ("", ":capture", ":release")
 
-#: So a charge's id names, in the quota of who paid, whose call it was.
-_CALLER = re.compile(r"@[0-9a-f]{16}(?=$|:capture$)")
-
-# What counted in limits alone has collected nothing.
+# What counted in limits alone has collected nothing. What corrections give back is not summed here
+# but told by their entries: of a promise alone, who tries again would find nothing left to do.
 _CHARGES = text("""
 SELECT e.operation_id, e.kind, e.at_ms, e.amount,
     CASE WHEN e.flags LIKE '%counted%' THEN e.amount ELSE e.shortfall END AS shortfall,
-    e.details, e.movements, e.flags,
+    e.details, e.movements, e.flags, e.subject,
     coalesce((
         SELECT sum(r.amount) FROM refunds r
         WHERE r.account = e.account AND r.quota_type = e.quota_type
             AND r.operation_id = e.operation_id
+            AND NOT starts_with(r.refund_id, split_part(e.operation_id, :mark, 1) || :mark)
+            AND NOT starts_with(r.refund_id, split_part(
+                regexp_replace(e.operation_id, :caller, ''), :mark, 1
+            ) || :mark)
     ), 0) AS refunded
 FROM ledger_entries e
 WHERE e.account = :account AND e.quota_type = :quota_type AND e.duplicate_of IS NULL
@@ -64,13 +71,25 @@ def find_charge(connection: Connection, quota: QuotaName, operation_id: str) -> 
     if main is None:
         return ChargeFate(version=head)
     place = f"{main.operation_id}{CORRECTION}"
-    asked = {"ids": [], "first": place, "last": f"{place[:-1]};"}
-    corrections = connection.execute(_CHARGES, {**asdict(quota), **asked}).all()
+    corrections = _charges(connection, quota, first=place, last=f"{place[:-1]};")
     return ChargeFate(
         version=head,
         charge=_charge_entry(main),
         corrections=tuple(_charge_entry(row) for row in sorted(corrections, key=_number)),
     )
+
+
+def _charges(
+    connection: Connection,
+    quota: QuotaName,
+    *,
+    ids: Sequence[str] = (),
+    first: str = "",
+    last: str = "",
+) -> Sequence[Row[Any]]:
+    asked = {"ids": list(ids), "first": first, "last": last}
+    marks = {"mark": CORRECTION, "caller": CALLER.pattern}
+    return connection.execute(_CHARGES, {**asdict(quota), **asked, **marks}).all()
 
 
 _CALLED = text("""
@@ -106,25 +125,10 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
     lock_named(connection, f"charge:{quota}|{charge.operation_id}")
     if (known := _recorded(connection, request)) is not None:
         return known
-    earlier = connection.execute(
-        select(tables.refunds).where(
-            *_of(quota), tables.refunds.c.operation_id == charge.operation_id
-        )
-    ).all()
-    left = charge.amount - charge.shortfall - sum(row.amount for row in earlier)
-    amount = left if request.amount is None else request.amount
-    if request.is_share:
-        amount = min(amount, left)
-        if amount <= 0:
-            return None
-    if not 0 < amount <= left:
-        collected = charge.amount - charge.shortfall
-        raise InvalidAmountError(
-            f"{left} of the {collected} units that {charge.operation_id} took can be given back,"
-            f" not {amount}"
-        )
-    taken = _left_of_parts(charge, earlier)
-    parts = _parts(connection, quota, taken, amount - min(amount, left - sum(taken.values())))
+    dealt = _dealt(connection, request, charge)
+    if dealt is None:
+        return None
+    amount, parts = dealt
     command = Refund(
         quota=quota,
         refund_id=request.refund_id,
@@ -149,6 +153,33 @@ def record_refund(connection: Connection, request: RefundRequest) -> RecordedRef
     return RecordedRefund(command=command, is_new=True, applied=None)
 
 
+def _dealt(
+    connection: Connection, request: RefundRequest, charge: Row[Any]
+) -> tuple[int, tuple[RefundPart, ...]] | None:
+    """Return how much of a charge is given back, to which grants; None: of a share, nothing."""
+    if request.paid_by is not None and request.amount is not None:
+        return request.amount, (RefundPart.counted(request.paid_by, request.amount),)
+    quota, table = request.quota, tables.refunds
+    earlier = connection.execute(
+        select(table).where(*_of(quota), table.c.operation_id == charge.operation_id)
+    ).all()
+    left = charge.amount - charge.shortfall - sum(row.amount for row in earlier)
+    amount = left if request.amount is None else request.amount
+    if request.is_share:
+        amount = min(amount, left)
+        if amount <= 0:
+            return None
+    if not 0 < amount <= left:
+        collected = charge.amount - charge.shortfall
+        raise InvalidAmountError(
+            f"{left} of the {collected} units that {charge.operation_id} took can be given back,"
+            f" not {amount}"
+        )
+    taken = _left_of_parts(charge, earlier)
+    rest = amount - min(amount, left - sum(taken.values()))
+    return amount, _parts(connection, quota, taken, rest)
+
+
 def withdraw_refund(connection: Connection, quota: QuotaName, refund_id: str) -> None:
     """Forget the promise of a refund and those above that came of it, unless it was kept."""
     table = tables.refunds
@@ -160,12 +191,10 @@ def withdraw_refund(connection: Connection, quota: QuotaName, refund_id: str) ->
     ).scalar()
     if charge_id is None:
         return
-    caller = _CALLER.search(charge_id)  # of whom it is the payer
-    suffix = caller[0] if caller else suffix_beside(quota)
     connection.execute(
         delete(table).where(
             table.c.quota_type == quota.quota_type,
-            table.c.refund_id == refund_id + suffix,
+            table.c.refund_id.in_(ids_elsewhere(quota, refund_id, charge_id)),
             is_open,
         )
     )
@@ -190,25 +219,26 @@ def _recorded(connection: Connection, request: RefundRequest) -> RecordedRefund 
     ).one_or_none()
     if row is None:
         return None
-    is_same = (
-        row.operation_id in {request.operation_id + suffix for suffix in SUFFIXES}
-        and (request.is_share or request.amount in {None, row.amount})
-        and request.grace_ms == row.grace_ms
+    command, applied = _command(row), None
+    if row.applied_version is not None:
+        applied = find_operation(connection, request.quota, request.refund_id)
+    asked = replace(command, grace_ms=request.grace_ms)
+    # A ledger that lost commits is fed the entry again: of the grace it has a fingerprint alone.
+    has_grace = asked == command or (applied and applied.fingerprint == asked.fingerprint)
+    is_same = row.operation_id in {request.operation_id + suffix for suffix in SUFFIXES} and (
+        request.is_share or request.amount in {None, row.amount}
     )
-    if not is_same:
+    if not (is_same and has_grace):
         raise IdempotencyConflictError(
             f"refund {request.refund_id} was made before with other arguments"
         )
-    applied = None
-    if row.applied_version is not None:
-        applied = find_operation(connection, request.quota, request.refund_id)
-    return RecordedRefund(command=_command(row), is_new=False, applied=applied)
+    return RecordedRefund(command=command, is_new=False, applied=applied)
 
 
 def _entry_of(connection: Connection, quota: QuotaName, operation_id: str) -> Row[Any] | None:
     """Return the entry that an operation id names: a charge, or the end of a hold."""
     ids = [operation_id + suffix for suffix in SUFFIXES]
-    rows = connection.execute(_CHARGES, {**asdict(quota), "ids": ids, "first": "", "last": ""})
+    rows = _charges(connection, quota, ids=ids)
     found = {row.operation_id: row for row in rows if row.kind in TELL_USAGE}
     return next((found[id_] for id_ in ids if id_ in found), None)
 
@@ -271,6 +301,8 @@ def _charge_entry(row: Row[Any]) -> ChargeEntry:
         refunded=int(row.refunded),
         usage=usage if isinstance(usage, dict) else {},
         paid_by=payer_in(row.flags),
+        subject=row.subject,
+        called_by=details.get("account"),
     )
 
 

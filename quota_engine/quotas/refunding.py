@@ -50,6 +50,7 @@ class Refunding(Deciding):
                 self._flow_in(grant, part[1])
             else:
                 ended += part[1]
+        counts = next((part[0] for part in parts if part[0].startswith(f"{events.COUNTED} ")), "")
         grace = ended if grace_ms else 0
         entry = self._write(
             events.QUOTA_REFUNDED,
@@ -58,6 +59,7 @@ class Refunding(Deciding):
             amount=amount,
             fingerprint=fingerprint,
             subject=charge_id,
+            flags=counts,
             terms=f"{ended - grace} {owed - paid + grace}",
             details=details,
         )

@@ -162,7 +162,7 @@ def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
     request = RefundRequest(quota=QuotaName(user, kind), refund_id="r", operation_id="d")
     charge = fate(request.quota, "d")
     ledger.record_refunds(  # its maker died here
-        (charged_to(request, charge), *charged_above(request, charge, ["acme"]))
+        (*charged_to(request, charge), *charged_above(request, charge, ["acme"]))
     )
     assert len(ledger.open_refunds()) == 2
     assert not engine.cancel(payer or user, kind, "r").was_applied
@@ -172,7 +172,7 @@ def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
     assert ledger.open_refunds() == []
     engine.run_schedule()
     ledger.record_refunds(  # by one who knew nothing of it, and died
-        (charged_to(request, charge), *charged_above(request, charge, ["acme"]))
+        (*charged_to(request, charge), *charged_above(request, charge, ["acme"]))
     )
     engine.run_schedule()
     assert ledger.open_refunds() == []

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
+from quota_engine.commands import RefundRequest
 from quota_engine.commands.quotas import DebitUsed
 from quota_engine.embedded import PostgresServer, ValkeyServer
-from quota_engine.errors import EngineUnavailableError, QuotaFrozenError
+from quota_engine.errors import EngineUnavailableError, IdempotencyConflictError, QuotaFrozenError
 from quota_engine.jobs.trim import trim
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import epochs
@@ -92,6 +94,27 @@ def test_lost_commits_are_noticed_and_fed_again_in_order(
     assert copy.drain() == 1
     assert "lost commits" not in caplog.text
     assert trim(copy.redis, copy.ledger, shard, **cut) > 0
+
+
+def test_a_refund_that_is_fed_again_is_known_by_all_that_was_asked(
+    deployment: Deployment, restored: tuple[Callable[[], None], Restore]
+) -> None:
+    save, restore = restored
+    fill(deployment)
+    deployment.debit(TOKENS, 10, "d")
+    deployment.drain()
+    save()
+    request = RefundRequest(quota=TOKENS, refund_id="r", operation_id="d", amount=4, grace_ms=1000)
+    [promised] = deployment.ledger.record_refunds([request])
+    deployment.run(promised.command)
+    deployment.drain()
+    copy = restore()
+    copy.drain()
+    [again] = copy.ledger.record_refunds([request])
+    assert again.applied is not None
+    assert (again.is_new, again.applied.amount) == (False, 4)
+    with pytest.raises(IdempotencyConflictError, match="other arguments"):
+        copy.ledger.record_refunds([replace(request, grace_ms=2000)])
 
 
 def test_what_is_gone_from_the_outbox_stops_the_shard_until_somebody_accepts_it(

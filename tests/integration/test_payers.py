@@ -15,43 +15,16 @@ from typing import Any
 import pytest
 
 from quota_engine import (
-    AccountPolicy,
     InvalidArgumentError,
     QuotaEngine,
     QuotaInsufficientError,
 )
 from quota_engine.jobs.verify import verify
-from quota_engine.known_payers import KnownPayers
 from tests.commands import Cli
 from tests.engines import Engines
+from tests.paying import POOL, TOKENS, USER, WALLET, balance, family, forget_payers, say
 
 pytestmark = pytest.mark.anyio
-
-USER, POOL, WALLET = "acme/team-7/user-42", "acme/the pool", "acme/wallet"
-TOKENS = "text_token"
-
-
-async def say(call: Engines, *args: Any, **kwargs: Any) -> AccountPolicy:
-    result: Any = call.engine.accounts.set_pays_after(*args, **kwargs)
-    found: AccountPolicy = await result if inspect.isawaitable(result) else result
-    return found
-
-
-async def family(call: Engines) -> None:
-    """The user has 10 units, the pool 100, the wallet 50; they pay in this order."""
-    for account, amount in ((USER, 10), (POOL, 100), (WALLET, 50)):
-        await call("issue_grant", account, TOKENS, amount, source="purchase")
-    await say(call, "acme/team-7", [POOL, WALLET], reason="own, pool, wallet", operator="ann")
-
-
-async def balance(call: Engines, account: str) -> int:
-    found: int = (await call("read_balance", account, TOKENS)).balance
-    return found
-
-
-def forget_payers(call: Engines) -> None:
-    """As a client that has paid nothing yet."""
-    call.engine._transport._payers = KnownPayers()
 
 
 async def test_the_own_quota_first_then_the_pool_then_the_wallet(call: Engines) -> None:
@@ -112,8 +85,6 @@ async def test_whoever_comes_later_finds_who_paid(call: Engines) -> None:
     assert (back.account, back.amount) == (POOL, 8)
     assert (await call("refund", USER, TOKENS, "kept", refund_id="r")).replayed
     assert [await balance(call, one) for one in (USER, POOL)] == [10, 88]
-    with pytest.raises(InvalidArgumentError, match="paid for"):
-        await call("correct_usage", "kept", 4, **facts)
     with pytest.raises(QuotaInsufficientError):
         await call("place_hold", USER, TOKENS, 20)
     await call("drain")

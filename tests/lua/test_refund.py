@@ -72,6 +72,15 @@ def test_an_ended_grant_s_part_is_forfeited_or_lives_on_for_a_grace(scene: Scene
     assert scene.log[-1] == ("grant.expired", "s:grace:expire", -4)
 
 
+def test_what_another_account_paid_is_counted_and_moves_nothing(scene: Scene) -> None:
+    scene.funded()
+    scene.debit("d", 30)
+    before = scene.sums
+    answer = scene.refund("r", 20, RefundPart.counted("acme/pool 1", 20))
+    assert answer[5:] == ["70", "10", "0", "counted by:acme/pool%201", "20 0", ""]
+    assert scene.sums == before
+
+
 def test_a_voided_grant_gets_nothing_back_even_if_the_ledger_has_not_heard_of_it(
     scene: Scene,
 ) -> None:
