@@ -286,7 +286,8 @@ def _wrong_about(
     elif call.outcome == "unknown":
         verdict.unknown_applied += len(found) if call.whole is None else 0
     elif call.outcome in {"refused", "cancelled"}:
-        if found:
+        # each attempt to extend is an operation of its own: an earlier one may have been applied
+        if found and not (call.verb == "extend_hold" and call.attempts > 1):
             yield f"{call} was {call.outcome} ({call.error}) and is there"
     elif not found:
         if call.is_idle or call.key in elsewhere:

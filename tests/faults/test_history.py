@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,6 +154,10 @@ def test_a_hold_s_growth_is_known_by_its_total(calls: list[Call], rows: list[Any
     grown = row(4, "hold.extended", "op-x", 60, subject="h", balance_after=70, held_after=60)
     rows.insert(3, grown)
     assert check([*calls, extended], rows).wrong == []
+    refused = replace(extended, outcome="refused", attempts=1)
+    assert "and is there" in check([*calls, refused], rows).wrong[0]
+    refused.attempts = 2
+    assert check([*calls, refused], rows).wrong == [], "it was said to the second attempt"
     grown.amount = 61
     assert check([*calls, extended], rows).wrong != []
 
