@@ -12,9 +12,10 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import Any
 
 import psycopg
-from sqlalchemy import URL, Engine, create_engine, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy import exc as sql_errors
 
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError
@@ -81,7 +82,21 @@ def open_engine(
         },
     )
     _engines.add(engine)
+    _close_what_comes_back_late(engine)
     return engine
+
+
+def _close_what_comes_back_late(engine: Engine) -> None:
+    """Close a connection that was in use while its pool was disposed of: nobody else would."""
+
+    @event.listens_for(engine, "connect")
+    def note(_: object, record: Any) -> None:
+        record.info["pool"] = engine.pool
+
+    @event.listens_for(engine, "checkin")
+    def close(_: object, record: Any) -> None:
+        if record.info.get("pool") is not engine.pool:
+            record.close()
 
 
 @contextmanager

@@ -272,3 +272,21 @@ def test_a_cut_connection_is_replaced(ledger: Ledger, database_url: str) -> None
     with Ledger.open(database_url) as other, other.transaction() as connection:
         connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": mine})
     assert ledger.deployment() is not None
+
+
+def test_a_connection_that_is_in_use_while_the_ledger_closes_is_closed_when_it_is_given_back(
+    database_url: str,
+) -> None:
+    """Nobody else would: its pool is gone by then, and the server would keep the session."""
+    ledger = Ledger.open(database_url)
+    with ledger.transaction() as connection:
+        session = connection.connection.driver_connection
+        assert session is not None
+        ledger.close()
+        assert connection.execute(text("SELECT 1")).scalar() == 1
+    assert session.closed
+    with ledger.transaction() as connection:
+        session = connection.connection.driver_connection
+        assert session is not None
+    assert not session.closed, "a ledger that is used again has a pool again"
+    ledger.close()
