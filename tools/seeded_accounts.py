@@ -134,6 +134,13 @@ ACCOUNTS = (
         ("tests/integration/test_payers.py::test_whoever_comes_later_finds_who_paid",),
     ),
     Mutant(
+        "a payer that has the call already is asked for in vain",
+        "lua/lib/paying.lua",
+        " or (states[1].done or {})[name]",
+        "",
+        (f"{PAYERS}::test_a_payer_above_that_has_the_call_already_has_paid",),
+    ),
+    Mutant(
         "a thawed charge is paid again",
         "quota_engine/jobs/thaw_rules.py",
         '"paid_by": payer_in(entry.flags)',

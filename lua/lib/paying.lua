@@ -15,15 +15,15 @@ local function name_of(payer, own)
   return policies.account_of(payer) .. "|" .. type_of(own)
 end
 
--- The quota of that name, with its id of the call: it takes part already, or waits (then the second value is
--- true). Nil: not sent.
+-- The quota of that name, with its id of the call: it takes part already, or it waits or has the call already
+-- (then the second value is true). Nil: not sent.
 local function look_up(states, name, own)
   for _, state in ipairs(states) do
     if state.name == name then
       return state, false
     end
   end
-  local payer = (states[1].waiting or {})[name]
+  local payer = (states[1].waiting or {})[name] or (states[1].done or {})[name]
   if payer then
     payer.base, payer.id = own.base, own.base .. payer.suffix .. string.sub(own.id, #own.base + 1)
   end

@@ -119,7 +119,8 @@ local function retell(states, reply, tail)
 end
 
 -- Look whether the call is remembered. Returns nil, or the reply to a repeat or to a conflict. Quotas
--- that have this very call already, from before one of the others lost it, leave the list.
+-- that have this very call already, from before one of the others lost it, leave the list: the first state's
+-- `done` are those, by name.
 function shares.recall(states, base, tail, fingerprint)
   local first = states[1]
   for place = #states, 1, -1 do
@@ -137,8 +138,10 @@ function shares.recall(states, base, tail, fingerprint)
     end
   end
   for place = #states, 2, -1 do
-    if states[place].is_done then
-      table.remove(states, place)
+    local state = states[place]
+    if state.is_done then
+      first.done = first.done or {}
+      first.done[state.name] = table.remove(states, place)
     end
   end
   return nil

@@ -234,6 +234,43 @@ def test_a_payer_above_the_account_pays_once(family: Scene) -> None:
     assert (sums(family, TEAM), sums(family, NAME)) == ((160, 0), (10, 0))
 
 
+def test_a_payer_above_that_has_the_call_already_has_paid(family: Scene) -> None:
+    """The caller's own part of it was lost: whoever makes the call again charges nobody anew."""
+    grant(family, TEAM, 200)
+    say(family, TEAM.account, revision=2)
+    used = DebitUsed(quota=NAME, operation_id="u", amount=30, shares=(Share(TEAM, 30),))
+    first = family.call(used)
+    assert first[8] == f"used counted by:{payer_word(TEAM.account)}"
+    for remembered in (family.keys.ops0, family.keys.ops1):
+        family.client.hdel(remembered(str(NAME)), "u")
+    again = family.call(used)
+    assert (again[0], again[8]) == ("DEBITED", first[8])
+    assert (sums(family, TEAM), sums(family, NAME)) == ((170, 0), (10, 0))
+
+
+def test_who_is_told_to_pay_pays_and_who_was_not_sent_has_paid(family: Scene) -> None:
+    """Whatever the own quota has by then, and whatever is said of payers."""
+    say(family, revision=2)
+    used = DebitUsed(quota=NAME, operation_id="u", amount=5, paid_by=POOL.account)
+    assert family.call(replace(used, payers=(POOL,)))[8] == f"used {BY_POOL}"
+    assert (sums(family, POOL), sums(family, NAME)) == ((95, 0), (10, 0))
+    assert family.call(replace(used, operation_id="v"))[8] == f"used {BY_POOL}"
+    assert (sums(family, POOL), sums(family, NAME)) == ((95, 0), (10, 0))
+    say(family, POOL.account, revision=3)
+    for hold_id in ("open", "over"):
+        place(family, hold_id, 20, POOL)
+    family.pass_time(60_000)
+    place(family, "open", 20, POOL)
+    paid = CaptureHold(
+        quota=NAME, hold_id="over", operation_id="over:capture", amount=20, paid_by=POOL.account
+    )
+    assert family.call(paid)[8] == f"late {BY_POOL}"
+    place(family, "still", 20, POOL)
+    paid = replace(paid, hold_id="still", operation_id="still:capture")
+    assert family.call(paid)[8] == BY_POOL
+    assert (sums(family, POOL), sums(family, NAME)) == ((95, 20), (10, 0))
+
+
 def test_who_pays_is_said_by_the_nearest_account_and_never_the_account_itself(
     family: Scene,
 ) -> None:
