@@ -62,7 +62,8 @@ def _found(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
                 " entries: it must be mended first, see `quota-engine quarantine list`"
             )
         yield AwaitDrain(quota)
-        frozen = (yield from settled(asked)).frozen
+        now = yield from settled(asked)  # perhaps in a new epoch, which has lost what was there
+        known, frozen = min(known, now.version), now.frozen
 
 
 def call_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
