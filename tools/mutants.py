@@ -82,6 +82,8 @@ def try_mutant(mutant: Mutant, folder: Path) -> tuple[str, str]:
         "-rfE",
         "-p",
         "no:cacheprovider",
+        "-m",
+        "not deep",
         *mutant.tests,
     ]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}

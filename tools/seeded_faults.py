@@ -48,9 +48,9 @@ MUTANTS = (
     ),
     Mutant(
         "a change whose maker died waits for the next renewal",
-        "quota_engine/ledger/standings.py",
-        ".values(**_row(standing), due_at=now)",
-        ".values(**_row(standing))",
+        "quota_engine/ledger/replacing.py",
+        "standings.look_again(connection, subscription_id, instant, under_new_ids=False)",
+        "pass",
         ("tests/faults/test_subscriptions_killed.py::test_who_changes_a_plan_dies",),
     ),
     Mutant(

@@ -126,7 +126,7 @@ LIMIT_FAULTS = (
         "quota_engine/commands/loading.py",
         "from_ms = limit.since_ms if limit.is_kept else snapshot.last_count_ms",
         "from_ms = limit.since_ms",
-        (KEPT + "::test_windows_of_an_hour_and_more_come_back_and_shorter_ones_start_anew",),
+        (KEPT + "::test_a_hold_from_before_a_loss_takes_nothing_from_a_short_window",),
     ),
     Mutant(
         "an edited count is not compared",

@@ -149,6 +149,7 @@ async def test_nothing_is_put_into_a_closed_account(timed: Engines, clock: TestC
     await say(timed, "close", ACME, reason="gone")
     for method, *args in (
         ("issue_grant", USER, TOKENS, 5),
+        ("order", USER, "starter", "late"),
         ("purchase", USER, "starter", "paid"),
         ("pay_order", order.order_id),
         ("subscribe", USER, "pro"),
@@ -291,6 +292,7 @@ def test_a_wiped_redis_knows_who_is_suspended_before_its_first_call(engine: Quot
 
 def test_who_dies_before_redis_was_told_is_followed_by_the_workers(engine: QuotaEngine) -> None:
     store, deployment = engine.deployment.account_store, engine.deployment
+    engine.accounts.suspend(f"{ACME}/elsewhere", reason="abuse")
     store.change(WantedPolicy(account=ACME, action=SUSPEND, operation_id="op"), None)
     engine.debit(USER, TOKENS, 1)
     assert engine.reconcile().drifts == (), "it is on its way"
@@ -302,7 +304,7 @@ def test_who_dies_before_redis_was_told_is_followed_by_the_workers(engine: Quota
     # a shard that a release opened which knows no policies
     deployment.client.hdel(versions_of(engine, ACME), "acme|", "@accounts")
     engine.debit(USER, TOKENS, 1)
-    assert tell_policies(deployment, scheduler.transport) == 1
+    assert tell_policies(deployment, scheduler.transport) == 2
     scheduler.close()
     with pytest.raises(AccountSuspendedError):
         engine.debit(USER, TOKENS, 1)

@@ -74,6 +74,7 @@ def test_windows_of_an_hour_and_more_come_back_and_shorter_ones_start_anew(
     told |= {"units/hour": 47, "units/day": 47}
     assert used(limited) == told | {"holds/None": 0}
     limited.run(DebitUsed(quota=TOKENS, operation_id="u", amount=960))
+    assert used(limited)["units/minute"] == 960
     with pytest.raises(LimitExceededError) as refused:
         limited.debit(TOKENS, 1)
     assert refused.value.limit.per in {"hour", "day"}
@@ -83,6 +84,19 @@ def test_windows_of_an_hour_and_more_come_back_and_shorter_ones_start_anew(
     assert used(limited)["units/hour"] == 1_007
     assert reconcile(limited.redis, limited.ledger, opened=limited.opened).drifts == ()
     assert list(verify(limited.ledger)) == []
+
+
+def test_a_hold_from_before_a_loss_takes_nothing_from_a_short_window(limited: Deployment) -> None:
+    """Even where the window has not changed since: what the hold counted in it is lost."""
+    limit = checked_limit(1_000, of="units", per="minute", window="calendar", time_zone="UTC")
+    command = SetLimit(quota=TOKENS, operation_id="anew", action=Action.SET, limit=limit, at_ms=0)
+    limited.run(command)
+    limited.place(TOKENS, 50, "h3")
+    limited.drain()
+    lose(limited)
+    limited.debit(TOKENS, 100)
+    limited.capture(TOKENS, "h3", 10)
+    assert used(limited)["units/minute"] == 100
 
 
 def test_a_quota_with_limits_agrees_while_entries_are_pending(limited: Deployment) -> None:

@@ -99,19 +99,20 @@ def test_a_hold_that_grows_counts_from_then_on_whole(rich: Scene) -> None:
 
 
 def test_what_a_hold_counted_is_corrected_where_it_counted(rich: Scene) -> None:
-    rich.set_limit(10, "minute")
+    rich.set_limit(15, "minute")
     rich.place("h", 6, ttl_ms=10 * MINUTE)
     rich.place("i", 4, ttl_ms=5_000)
     rich.pass_time(5_000)
-    assert rich.limits() == [("units/minute", 10, 6)], "the hold that expired is given back"
+    assert rich.limits() == [("units/minute", 15, 6)], "the hold that expired is given back"
+    rich.debit("later", 3)
     rich.capture("h", 1, part="part")
-    assert rich.limits() == [("units/minute", 10, 6)]
+    assert rich.limits() == [("units/minute", 15, 9)]
     rich.capture("h", 9)
-    assert rich.limits() == [("units/minute", 10, 10)], "what was used beyond the hold counts"
+    assert rich.limits() == [("units/minute", 15, 13)], "what was used beyond the hold counts"
     rich.pass_time(MINUTE - 4_001)
-    assert rich.limits() == [("units/minute", 10, 10)]
+    assert rich.limits() == [("units/minute", 15, 13)]
     rich.pass_time(1)
-    assert rich.limits() == [("units/minute", 10, 0)]
+    assert rich.limits() == [("units/minute", 15, 3)], "where the hold counted, not where it ended"
 
 
 def test_a_correction_that_comes_after_its_window_changes_nothing(rich: Scene) -> None:
