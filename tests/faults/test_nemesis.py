@@ -19,7 +19,8 @@ from tools.nemesis.injecting import Injector, method_of
 from tools.nemesis.running import VIOLATED
 from tools.nemesis.schedule import KINDS, POWER_LOSS, schedule
 
-WAIT_SECONDS = 400
+#: A broken engine may stop for good: clients give up, and the drain, after minutes.
+WAIT_SECONDS = 600
 
 
 def nemesis(*arguments: str) -> tuple[int, dict[str, Any]]:
