@@ -84,6 +84,8 @@ T = TypeVar("T")
 
 #: Why a grant is refused now that was promised rightly.
 MAY_PASS = (QuotaFrozenError, AccountClosedError)
+#: There is something else by its id, or it was cancelled: it will never be made.
+_CONFLICTS = (IdempotencyConflictError, OperationCancelledError)
 #: How often one command has periods renewed: once for each of its quotas, and some more.
 RENEWALS_MAX = 64
 
@@ -333,7 +335,7 @@ def issued(command: IssueGrant) -> Flow[IssuedGrant]:
         return command.issued(intent.applied, replayed=True)
     try:
         return (yield from settled(command))
-    except (InvalidArgumentError, OperationCancelledError, *MAY_PASS) as error:
+    except (InvalidArgumentError, *_CONFLICTS, *MAY_PASS) as error:
         if is_ours or not isinstance(error, MAY_PASS):
             yield WithdrawIntent(command.quota, command.grant_id)
         raise

@@ -28,6 +28,7 @@ from quota_engine.commands import (
 )
 from quota_engine.commands.refunds import charge_id_in, charged_above, charged_to
 from quota_engine.errors import (
+    IdempotencyConflictError,
     InvalidArgumentError,
     OperationCancelledError,
     OperationNotFoundError,
@@ -38,7 +39,12 @@ from quota_engine.flows import settled
 from quota_engine.keys import QuotaName
 
 #: Why a refund is not made now. A promise that can be kept later is kept by the workers.
-REFUSED = (InvalidArgumentError, QuotaFrozenError, OperationCancelledError)
+REFUSED = (
+    InvalidArgumentError,
+    QuotaFrozenError,
+    IdempotencyConflictError,
+    OperationCancelledError,
+)
 
 
 def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:

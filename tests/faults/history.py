@@ -12,6 +12,7 @@ of the same quota began comes before it; and a call is in all of its quotas or i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -29,6 +30,8 @@ ENGINES_OWN = frozenset({"grant.started", "grant.expired", "hold.expired", "quot
 SUFFIX = "@[0-9a-f]{16}"
 #: So end the ids of grants that a refund makes of what has no grant to go back to.
 REGRANTED = (":rest", ":grace")
+#: In the ids of what settles a call anew: judged in ``corrections``.
+CORRECTION = ":correction:([0-9]+)"
 ENDS_OF_HOLDS = frozenset({"capture_part", "capture_hold", "release_hold"})
 #: Of these a quota has no entry where the hold is over; what was used is charged late.
 NEED_A_HOLD = frozenset({"extend_hold", "release_hold"})
@@ -85,8 +88,11 @@ class Call:
     told: tuple[Told, ...] = ()
     #: Which account it was told has paid; empty: its own quota; None: it was not told.
     paid_by: str | None = None
-    #: Of a refund, the charge that it gives back. Its amount 0: whatever is left of that.
+    #: Of a refund, the charge that it gives back. Its amount 0: whatever is left of that. Of a
+    #: correction, the charge that it settles anew, to its amount in all.
     charge_id: str = ""
+    #: Of a correction, the entries of the account that it was told it wrote.
+    ids: tuple[str, ...] = ()
     #: The call whose share of a further quota this is; None: it is a client's call itself.
     whole: Call | None = field(default=None, repr=False)
 
@@ -124,7 +130,9 @@ def _is_engines_own(row: Any) -> bool:
     is_regranted = row.kind == "grant.issued" and row.operation_id.endswith(REGRANTED)
     is_given_back = row.kind == "grant.voided" and ":void:" in row.operation_id
     is_renewed = row.kind == "limit.set" and row.operation_id.startswith("limit:renew:")
-    return is_regranted or is_given_back or is_renewed or row.kind in ENGINES_OWN
+    is_correction = re.search(CORRECTION, row.operation_id) is not None
+    is_kind = row.kind in ENGINES_OWN
+    return is_regranted or is_given_back or is_renewed or is_correction or is_kind
 
 
 @dataclass(frozen=True, slots=True)

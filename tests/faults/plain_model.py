@@ -81,6 +81,8 @@ def wrong_replay(entries: Sequence[Any]) -> Iterator[str]:
 
 def is_needless(row: Any, free: int) -> bool:
     """Whether another account paid for a call that the own quota could have paid whole."""
+    if ":correction:" in row.operation_id:  # is paid by who paid for the call
+        return False
     is_new = row.kind in {"quota.debited", "hold.placed"} or "late" in row.flags.split()
     return is_new and " by:" in row.flags and row.amount <= max(free, 0)
 
@@ -90,11 +92,14 @@ def wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
     taken: dict[tuple[str, str, str], int] = {}
     returned: dict[tuple[str, str, str], int] = {}
     for row in entries:
+        is_counted = "counted" in row.flags.split()
+        if row.kind == "quota.refunded" and is_counted:
+            continue  # in the log of who paid it is one more
         if row.kind == "quota.refunded":
             charge = (row.account, row.quota_type, row.subject)
             returned[charge] = returned.get(charge, 0) + row.amount
         else:
-            paid = 0 if "counted" in row.flags.split() else row.amount - row.shortfall
+            paid = 0 if is_counted else row.amount - row.shortfall
             taken[row.account, row.quota_type, row.operation_id] = paid
     for charge, amount in returned.items():
         if amount > taken.get(charge, 0):

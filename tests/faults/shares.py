@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from tests.faults.history import SUFFIX, Call, Key, extension_id, key_of, payer_in
+from tests.faults.history import CORRECTION, SUFFIX, Call, Key, extension_id, key_of, payer_in
 
 #: Account and quota type.
 Quota = tuple[str, str]
@@ -61,12 +61,13 @@ def spread(
     """
     Yield each call, and its shares. ``acting``: the quotas that limit who is below.
 
-    A refund is yielded as one of the quota that paid for the charge.
+    A refund is yielded as one of the quota that paid for the charge, a correction not at all: it
+    has entries, as many as it needs (``corrections``).
     """
     for call in calls:
         if call.verb == "refund":
             yield from _refunds_of(call, acting, payers)
-        else:
+        elif call.verb != "correct_usage":
             yield call
             yield from shares_of(call, acting, payers)
 
@@ -153,7 +154,7 @@ class Sums:
     def add(self, row: Any, caller: str) -> None:
         """Count a row of the ledger; ``caller``: whose call, empty for the account's own."""
         quota = (row.account, row.quota_type)
-        own_id = re.sub(SUFFIX, "", row.operation_id)
+        own_id = re.sub(f"{CORRECTION}|{SUFFIX}", "", row.operation_id)
         call = (caller or row.account, row.quota_type, own_id)
         if row.kind not in CHARGES or call in self.apart:
             return

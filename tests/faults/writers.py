@@ -237,6 +237,8 @@ def note_answer(call: Call, answer: Any) -> None:
     )
     if call.verb == "refund":  # what it made grants of comes after its own entry
         call.amount, call.balance = answer.amount, answer.balance - answer.regranted
+    if call.verb == "correct_usage":
+        call.ids = answer.operation_ids
     if call.verb in {"release_hold", "void_grant"}:
         call.amount, call.is_idle = answer.amount, answer.amount == 0
     call.outcome = "done"
@@ -285,6 +287,23 @@ def refund(
     )
     return call, lambda engine: engine.refund(
         account, quota_type, charge_id, amount, refund_id, grace=grace
+    )
+
+
+def correct_usage(
+    account: str,
+    charge_id: str,
+    id_: str,
+    amount: int,
+    *,
+    quota_type: str = QUOTA_TYPE,
+    scopes: tuple[str, ...] | None = None,
+) -> Asked:
+    """Return the call that settles a charge anew, to ``amount`` in all. No entry has its id."""
+    call = Call("correct_usage", account, id_, amount, quota_type=quota_type, scopes=scopes)
+    call.charge_id = charge_id
+    return call, lambda engine: engine.correct_usage(
+        charge_id, amount, account=account, quota_type=quota_type, scopes=scopes
     )
 
 

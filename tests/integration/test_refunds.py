@@ -162,6 +162,17 @@ async def test_a_frozen_quota_takes_no_refund_and_keeps_no_promise(call: Any) ->
     assert (await call("refund", *TOKENS, "d")).amount == 10
 
 
+async def test_a_refund_by_the_id_of_something_else_keeps_no_promise(call: Any) -> None:
+    await call("issue_grant", *TOKENS, 10)
+    await call("debit", *TOKENS, 6, operation_id="d")
+    await call("debit", *TOKENS, 2, operation_id="other")
+    with pytest.raises(IdempotencyConflictError):
+        await call("refund", *TOKENS, "d", 4, refund_id="other")
+    assert call.engine.deployment.ledger.open_refunds() == []
+    assert (await call("refund", *TOKENS, "d", 6)).amount == 6, "nothing else was given back"
+    await is_sound(call)
+
+
 def test_many_refunds_at_once_give_back_what_was_taken(engine: QuotaEngine) -> None:
     engine.issue_grant(*TOKENS, 100)
     engine.debit(*TOKENS, 100, operation_id="d")

@@ -17,7 +17,7 @@ import pytest
 
 from quota_engine import QuotaEngine
 from quota_engine.commands import GrantTerms, IssueGrant
-from quota_engine.errors import EngineUnavailableError
+from quota_engine.errors import EngineUnavailableError, IdempotencyConflictError
 from quota_engine.jobs import clocks
 from quota_engine.jobs.intents import Kept, apply_intents
 from quota_engine.jobs.schedule import DUTIES, Duty, Outcome, Scheduler
@@ -154,6 +154,19 @@ def test_a_promise_is_kept_once_by_two_schedulers(engine: QuotaEngine) -> None:
     assert keep_promises(engine) == Kept()
     (entry, *_) = engine.history(QUOTA.account, QUOTA.quota_type)
     assert (entry.amount, entry.reference) == (100, "order:7")
+
+
+def test_a_grant_by_the_id_of_something_else_keeps_no_promise(engine: QuotaEngine) -> None:
+    engine.issue_grant(QUOTA.account, QUOTA.quota_type, 10)
+    engine.debit(QUOTA.account, QUOTA.quota_type, 4, operation_id="d")
+    engine.drain()
+    with pytest.raises(IdempotencyConflictError):
+        engine.issue_grant(QUOTA.account, QUOTA.quota_type, 5, grant_id="d")
+    assert engine.deployment.ledger.open_intents() == []
+    promise(engine, "d")
+    with pytest.raises(IdempotencyConflictError):
+        engine.issue_grant(QUOTA.account, QUOTA.quota_type, 100, grant_id="d", source="purchase")
+    assert engine.deployment.ledger.open_intents() == [], "whoever promised it"
 
 
 def test_a_young_promise_is_its_issuers(engine: QuotaEngine) -> None:

@@ -20,7 +20,7 @@ BEGUN, ENDED, FAULT = "b", "e", "f"
 #: What is known of a call in its end.
 TOLD = (
     *("outcome", "ended", "version", "balance", "shortfall", "amount"),
-    *("is_idle", "attempts", "error", "paid_by", "told"),
+    *("is_idle", "attempts", "error", "paid_by", "ids", "told"),
 )
 
 
@@ -79,4 +79,5 @@ def read(paths: Iterable[Path]) -> tuple[list[Call], list[str]]:
 def _end(call: Call, words: list[Any]) -> None:
     for name, value in zip(TOLD, words, strict=True):
         setattr(call, name, value)
+    call.ids = tuple(call.ids)
     call.told = tuple(Told(*one) for one in words[-1])

@@ -1,5 +1,5 @@
 """
-One client process: threads that debit, hold, extend, capture, release, grant, void and refund.
+One client process: threads that debit, hold, extend, capture, release, grant, refund and so on.
 
     python -m tools.nemesis.client ARGUMENTS
 
@@ -28,6 +28,7 @@ from quota_engine import (
     EngineUnavailableError,
     GrantNotFoundError,
     HoldClosedError,
+    IdempotencyConflictError,
     InvalidAmountError,
     OperationCancelledError,
     OperationNotFoundError,
@@ -41,6 +42,7 @@ from tests.faults.writers import (
     Asked,
     capture,
     capture_part,
+    correct_usage,
     debit,
     debit_used,
     extend_hold,
@@ -64,6 +66,8 @@ REPEAT_SECONDS = 20.0
 TTL_SECONDS = 30.0
 #: Beside the refusals of a plain writer.
 ALSO_REFUSED = (HoldClosedError, InvalidAmountError, GrantNotFoundError, AccountBarredError)
+#: Their answers are not told again: others may have been at the same, or nothing is left to do.
+NOT_REPEATED = {"extend_hold", "set_limit", "correct_usage"}
 #: Spent first, or last: what is to be voided must still be there.
 FIRST, LAST = 10, 90
 #: Besides the first: of this type a call may ask, too.
@@ -148,7 +152,9 @@ class Client:
             self._grant_and_void(account, id_, amount, chance)
         elif what < 0.952:
             self._refund(id_, chance)
-        elif what < 0.958 and not self._orders.is_forgetful:
+        elif what < 0.960:
+            self._correct(id_, chance)
+        elif what < 0.966 and not self._orders.is_forgetful:
             self._cancel_beforehand(debit(account, id_, amount))
         else:
             self._repeat(chance)
@@ -204,6 +210,21 @@ class Client:
         home = "" if self._orders.is_forgetful else _home_of(charge, name)
         self._ask(asked, chance, home)
 
+    def _correct(self, id_: str, chance: random.Random) -> None:
+        """Settle a charge anew; several threads may be at the same one."""
+        if not self._charges:
+            return
+        charge = chance.choice(self._charges)
+        amounts = {charge.quota_type: charge.amount, **charge.more}
+        name = chance.choice(tuple(amounts))
+        asked = correct_usage(
+            *(charge.account, charge.operation_id, f"{id_}-correction"),
+            chance.randint(0, 2 * amounts[name]),
+            quota_type=name,
+            scopes=charge.scopes,
+        )
+        self._ask(asked, chance, home="")
+
     def _cancel_beforehand(self, asked: Asked) -> None:
         """Cancel what was never asked for, then ask for it: it must not happen."""
         call, method = asked
@@ -257,13 +278,17 @@ class Client:
                     time.sleep(RETRY_SECONDS)
             except (*REFUSALS, *ALSO_REFUSED) as error:
                 self._refused(call, error)
+            except IdempotencyConflictError as error:
+                if call.verb != "correct_usage":  # two may be at the same charge
+                    raise
+                self._refused(call, error)
             except OperationNotFoundError as error:
                 if not self._orders.is_forgetful:
                     raise
                 self._refused(call, error)
             else:
                 note_answer(call, answer)
-                if call.verb not in {"extend_hold", "set_limit"} and not call.is_idle:
+                if call.verb not in NOT_REPEATED and not call.is_idle:
                     kept = self._refunded if call.verb == "refund" else self._answered
                     kept.append((asked, answer))
         self._end(call)

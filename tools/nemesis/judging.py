@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from quota_engine.errors import QuotaError
 from tests.faults import caps, history, oracle, shares
+from tests.faults.corrections import Corrections
 from tests.faults.history import SUFFIX, Call, Key, Verdict, Window
 from tests.faults.shares import Quota, Sums, above
 from tests.faults.world import LEAN, World
@@ -69,6 +70,8 @@ class Judgement:
     paid_by_others: int = 0
     refunds: int = 0
     refunds_to_payers: int = 0
+    #: Charges that were settled anew.
+    corrections: int = 0
     #: Seconds without any answer, and the fault that stopped Redis then.
     outages: list[tuple[float, Fault]] = field(default_factory=list)
     #: How long the judging took.
@@ -146,7 +149,7 @@ def _judge_calls(
 ) -> None:
     """Compare each quota's calls with its log, and what accounts were charged with each other."""
     counts: Counter[str] = Counter()
-    sums = Sums(shares.apart(calls))
+    sums, corrections = Sums(shares.apart(calls)), Corrections.of(calls)
     left: dict[Quota, list[Call]] = defaultdict(list)
     with world.engine.deployment.ledger.transaction() as sql:
         payers = shares.payers_in(sql.execute(_OF_LEAN, {"accounts": list(LEAN)}))
@@ -161,12 +164,14 @@ def _judge_calls(
             for entry in entries:
                 counts[entry.kind] += 1
                 sums.add(entry, entry.caller)
+                corrections.add(entry)
             judgement.violations.extend(caps.exceeded(entries))
             judgement.verdict.add(
                 history.check(left.pop(quota, ()), entries, may_lose=may_lose, elsewhere=elsewhere)
             )
     for rest in left.values():
         judgement.verdict.add(history.check(rest, (), may_lose=may_lose, elsewhere=elsewhere))
+    judgement.violations.extend(corrections.wrong(may_lose))
     if may_lose is None:
         judgement.violations.extend(sums.wrong(world.acting))
     judgement.entries = dict(sorted(counts.items()))
@@ -178,6 +183,7 @@ def _count_payers(judgement: Judgement, calls: Sequence[Call], payers: Mapping[K
     refunds = [call for call in done if call.verb == "refund"]
     judgement.paid_by_others = sum(bool(payers.get(call.key)) for call in done)
     judgement.refunds = len(refunds)
+    judgement.corrections = sum(call.verb == "correct_usage" for call in done)
     judgement.refunds_to_payers = sum(
         bool(payers.get((call.account, call.quota_type, call.charge_id))) for call in refunds
     )

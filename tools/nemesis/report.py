@@ -85,7 +85,8 @@ def print_summary(summary: Summary) -> None:
     console.print(f"refused by: {told or 'nothing'}; {summary.suspensions} suspensions")
     console.print(
         f"paid by another account: {summary.paid_by_others:,} calls; {summary.refunds:,} refunds,"
-        f" {summary.refunds_to_payers:,} of them to who had paid for another"
+        f" {summary.refunds_to_payers:,} of them to who had paid for another;"
+        f" {summary.corrections:,} corrections"
     )
     console.print(
         f"acknowledged mutations: {summary.acknowledged:,} counted by the clients,"

@@ -67,6 +67,8 @@ class Summary:
     paid_by_others: int
     refunds: int
     refunds_to_payers: int
+    #: Charges that were settled anew.
+    corrections: int
     cancelled: int
     unknown: int
     unknown_applied: int
@@ -183,6 +185,7 @@ def _summary(
         paid_by_others=judgement.paid_by_others,
         refunds=judgement.refunds,
         refunds_to_payers=judgement.refunds_to_payers,
+        corrections=judgement.corrections,
         cancelled=verdict.cancelled,
         unknown=verdict.unknown,
         unknown_applied=verdict.unknown_applied,
