@@ -199,7 +199,7 @@ def test_two_releases_side_by_side_do_not_fence_each_other(world: World, tmp_pat
 
 
 def sweep_by(clock: Callable[[], datetime], world: World) -> None:
-    """Let a hold that is over by a clock be over in all of its quotas, not where it was met only."""
+    """Let a hold that is over by a clock be over in all of its quotas, not in those it met."""
     with closing(Scheduler(world.engine.deployment, clock=clock)) as scheduler:
         (sweep,) = (duty for duty in DUTIES if duty.name == "sweep")
         assert scheduler.run(sweep).is_ok
