@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,10 +61,11 @@ class _Shared:
     _renewing: Calls | None = None
     _limits: dict[tuple[str, str], tuple[float, int | None]]
 
-    def requires_quota(self, quota_type: str, **plan: Any) -> Callable[[F], F]:
+    def requires_quota(self, quota_type: str | Iterable[str], **plan: Any) -> Callable[[F], F]:
         """
         Decorate a function so that each call holds quota before and captures the real usage after.
 
+        ``quota_type``: one, or several that are taken in one step, such as tokens and their cost.
         Functions, async functions, generators and async generators (on an async engine only the
         async ones). Keywords: see ``quota_engine.metering.Plan``; each may be a value, a
         parameter's name or a callable. Raises ``QuotaInsufficientError`` before the call.
@@ -161,7 +162,12 @@ class QuotaEngine(_Shared, Calls):
         return engine
 
     def meter(
-        self, account: str, quota_type: str, *, request: Any = None, **plan: Any
+        self,
+        account: str,
+        quota_type: str | Iterable[str],
+        *,
+        request: Any = None,
+        **plan: Any,
     ) -> MeteredBlock:
         """Return a block that holds quota at its start and settles the call at its end."""
         return MeteredBlock(*metered_block(self, account, quota_type, request=request, **plan))
@@ -226,7 +232,12 @@ class AsyncQuotaEngine(_Shared, AsyncCalls):
         return AsyncOpening(cls, given, clock)
 
     def meter(
-        self, account: str, quota_type: str, *, request: Any = None, **plan: Any
+        self,
+        account: str,
+        quota_type: str | Iterable[str],
+        *,
+        request: Any = None,
+        **plan: Any,
     ) -> AsyncMeteredBlock:
         """Return a block that holds quota at its start and settles the call at its end."""
         block = metered_block(self, account, quota_type, request=request, **plan)

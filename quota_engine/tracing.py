@@ -88,7 +88,7 @@ class Spans:
             kind=SpanKind.CLIENT,
             attributes={
                 "gen_ai.operation.name": operation,
-                "quota_engine.quota_type": call.plan.quota_type,
+                "quota_engine.quota_type": ",".join(call.plan.quota_types),
                 **_present(
                     {"gen_ai.provider.name": call.provider, "gen_ai.request.model": call.model}
                 ),

@@ -10,7 +10,7 @@ Metering: quota around model calls.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from quota_engine.errors import EngineUnavailableError
@@ -50,14 +50,14 @@ def _engine() -> Any:
     return _configured[0]
 
 
-def requires_quota(quota_type: str, **plan: Any) -> Callable[[F], F]:
+def requires_quota(quota_type: str | Iterable[str], **plan: Any) -> Callable[[F], F]:
     """Meter a function with the configured engine: see ``QuotaEngine.requires_quota``."""
     return decorating(_engine, quota_type, plan)
 
 
 def decorating(
     find_engine: Callable[[], Any],
-    quota_type: str,
+    quota_type: str | Iterable[str],
     plan: dict[str, Any],
     *,
     async_only: bool = False,
@@ -68,7 +68,12 @@ def decorating(
 
 
 def metered_block(
-    engine: Any, account: str, quota_type: str, *, request: Any = None, **plan: Any
+    engine: Any,
+    account: str,
+    quota_type: str | Iterable[str],
+    *,
+    request: Any = None,
+    **plan: Any,
 ) -> tuple[Meter, MeteredCall]:
     """Return what a block around one call is made of; ``request`` is what it asks the model."""
     meter = Meter(lambda: engine, Plan(quota_type=quota_type, account=account, **plan))

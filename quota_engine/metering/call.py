@@ -7,8 +7,6 @@ answer, so the same words serve sync and async functions. No I/O here.
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
 import time
 from collections.abc import Generator, Mapping
@@ -22,7 +20,6 @@ from quota_engine.commands import PlacedHold
 from quota_engine.errors import (
     EngineUnavailableError,
     HoldClosedError,
-    InvalidArgumentError,
     PricingNotFoundError,
     QuotaError,
     QuotaInsufficientError,
@@ -31,16 +28,15 @@ from quota_engine.estimate import estimate
 from quota_engine.extraction import Anomaly, Observed, Origin, Reported, extract, origin_of
 from quota_engine.metering import record
 from quota_engine.metering.plan import Arguments, Plan
-from quota_engine.metering.record import UsageRecord
+from quota_engine.metering.record import UsageRecord, checked_metadata, describe, status_of
 from quota_engine.metrics.model_calls import COUNTERS
 from quota_engine.units import currency_of, is_credit, units_of
-from quota_engine.usage import Usage, checked_used
+from quota_engine.usage import Usage
 
 log = logging.getLogger("quota_engine.metering")
 T = TypeVar("T")
 
 UNCONFIGURED = "unconfigured"
-METADATA_LENGTH_MAX = 4_000
 #: A finding, or units that the caller counted.
 Found = Reported | Observed | Anomaly | int | None
 
@@ -79,7 +75,8 @@ class MeteredCall:
         #: What settles the call, once that is known.
         self.settlement: Ask | None = None
         self._estimate: Usage | int = 0
-        self._units = 0
+        #: What is held of each quota type.
+        self._units: dict[str, int] = {}
         self._started = time.monotonic()
         self._at: datetime | None = None
         self.first_token_ms: int | None = None
@@ -97,13 +94,14 @@ class MeteredCall:
         try:
             is_billed = yield from self._prepared()
         except QuotaError as error:
-            yield Ask("count_refusal", (self.account, self.plan.quota_type, error), called)
+            yield Ask("count_refusal", (self.account, self.plan.first_type, error), called)
             raise
         if not is_billed:
             return
         options: dict[str, Any] = {} if self.plan.ttl is None else {"ttl": self.plan.ttl}
-        place = (self.account, self.plan.quota_type, self._units)
-        self.hold = yield Ask("place_hold", place, options | called)
+        amounts = self._amounts(self._units)
+        place = (amounts,) if isinstance(amounts, dict) else (self.plan.first_type, amounts)
+        self.hold = yield Ask("place_hold", (self.account, *place), options | called)
         self._started = time.monotonic()
 
     def _prepared(self) -> Flow[bool]:
@@ -121,14 +119,15 @@ class MeteredCall:
             self._leave_unbilled(error)
             return False
         except EngineUnavailableError as error:
-            if is_credit(self.plan.quota_type):
+            if self.plan.credit_type:
                 raise
             log.warning("no price could be read for %s/%s: %s", self.provider, self.model, error)
             cost = None
         if cost is not None:
             self._at = cost.at
         yield from self._check_pool(cost)
-        self._units = max(1, self._units_of(self._estimate, cost))
+        units = self._units_of(self._estimate, cost)
+        self._units = {name: max(1, amount) for name, amount in units.items()}
         return True
 
     def _check_pool(self, cost: Any) -> Flow[None]:
@@ -145,7 +144,7 @@ class MeteredCall:
     def _estimated(self) -> Flow[Usage | int]:
         said = self._arguments.resolve(self.plan.estimate)
         if said is not None:
-            return checked_used(said, name="estimate")
+            return self.plan.checked_used(said, name="estimate")
         request = self._arguments.request()
         options: dict[str, Any] = {
             "usage_type": self.plan.usage_type,
@@ -166,7 +165,7 @@ class MeteredCall:
     def _cost(self, usage: Usage) -> Flow[Any]:
         """Return what a usage costs; None where no price is needed and nobody says of what."""
         if self.provider is None or self.model is None:
-            if is_credit(self.plan.quota_type):
+            if self.plan.credit_type:
                 raise PricingNotFoundError("no provider and model are named, so there is no price")
             return None
         options = {
@@ -176,8 +175,8 @@ class MeteredCall:
             "at": self._at,
             "service_tier": self._service_tier,
         }
-        if is_credit(self.plan.quota_type):
-            options["currency"] = currency_of(self.plan.quota_type)
+        if self.plan.credit_type:
+            options["currency"] = currency_of(self.plan.credit_type)
         return (yield Ask("cost", (usage,), options))
 
     def _leave_unbilled(self, error: PricingNotFoundError) -> None:
@@ -189,15 +188,15 @@ class MeteredCall:
 
     def outgrown(self, output_tokens: int) -> bool:
         """Whether a stream's running output passes what is held (token quotas only)."""
-        if self.hold is None or self.plan.quota_type != "text_token":
+        if self.hold is None or "text_token" not in self._units:
             return False
-        return self.estimated_usage.input_tokens + output_tokens > self._units
+        return self.estimated_usage.input_tokens + output_tokens > self._units["text_token"]
 
     def grow(self) -> Flow[bool]:
         """Hold half as much again for a stream; return False when that cannot be."""
-        wanted = self._units + max(256, self._units // 2)
+        wanted = {name: units + max(256, units // 2) for name, units in self._units.items()}
         try:
-            yield Ask("extend_hold", (self.hold,), {"amount": wanted})
+            yield Ask("extend_hold", (self.hold,), {"amount": self._amounts(wanted)})
         except (QuotaInsufficientError, HoldClosedError):
             return False
         except QuotaError as error:
@@ -225,7 +224,7 @@ class MeteredCall:
             used = said(response) if callable(said) else self._arguments.resolve(said)
             if used is None:
                 return extract(response, self.provider)
-            used = checked_used(used, name="usage")
+            used = self.plan.checked_used(used, name="usage")
         except Exception as error:  # the model has answered: its answer is not taken away
             return Anomaly(reason=f"usage= failed: {describe(error)}", raw={})
         if isinstance(used, int):
@@ -299,7 +298,7 @@ class MeteredCall:
         told = self._record(usage, status, quality, error=error, anomaly=anomaly, cost=cost)
         yield from self._end_with(None if self._unbilled is not None else units, told)
 
-    def _end_with(self, units: int | None, told: UsageRecord) -> Flow[None]:
+    def _end_with(self, units: dict[str, int] | None, told: UsageRecord) -> Flow[None]:
         """Capture ``units``, or with None charge nothing; keep what was asked, to ask it again."""
         COUNTERS.add("calls")
         if told.status != record.SUCCESS:
@@ -308,27 +307,38 @@ class MeteredCall:
             COUNTERS.add("estimated")
         if self.hold is None:
             operation_id = {"operation_id": f"call-{uuid4().hex}"}
-            place = (self.account, self.plan.quota_type, told)
+            place = (self.account, self.plan.first_type, told)
             self.settlement = Ask("record_usage", place, operation_id)
         elif units is None:
             self.settlement = Ask("release_hold", (self.hold,), {"usage": told})
         else:
-            self.settlement = Ask("capture_hold", (self.hold, units), {"usage": told})
+            amounts = self._amounts(units)
+            self.settlement = Ask("capture_hold", (self.hold, amounts), {"usage": told})
         settled = yield self.settlement
         if getattr(settled, "spooled", False):
             COUNTERS.add("spooled")
 
-    def _units_of(self, used: Usage | int, cost: Any) -> int:
+    def _units_of(self, used: Usage | int, cost: Any) -> dict[str, int]:
+        """Return what a usage is of each quota type; plain units are of the only one."""
         if isinstance(used, int):
-            return used
-        if is_credit(self.plan.quota_type):
-            return int(cost.nano_units)
-        return units_of(self.plan.quota_type, used)
+            return {self.plan.first_type: used}
+        return {
+            name: int(cost.nano_units) if is_credit(name) else units_of(name, used)
+            for name in self.plan.quota_types
+        }
 
-    def _units_without_price(self, used: Usage | int, quality: str) -> tuple[int, str]:
-        if is_credit(self.plan.quota_type) and not isinstance(used, int):
-            return self._units, record.ESTIMATED
-        return self._units_of(used, None), quality
+    def _units_without_price(self, used: Usage | int, quality: str) -> tuple[dict[str, int], str]:
+        if isinstance(used, int) or not self.plan.credit_type:
+            return self._units_of(used, None), quality
+        units = {
+            name: self._units[name] if is_credit(name) else units_of(name, used)
+            for name in self.plan.quota_types
+        }
+        return units, record.ESTIMATED
+
+    def _amounts(self, units: dict[str, int]) -> dict[str, int] | int:
+        """Return units as the engine's calls take them: of one quota type a number."""
+        return units if len(units) > 1 else units[self.plan.first_type]
 
     def _record(
         self,
@@ -356,7 +366,7 @@ class MeteredCall:
             unpriced=self._unpriced,
             anomaly=anomaly,
             error=error,
-            held=None if self.hold is None else self._units,
+            held=None if self.hold is None else self._units[self.plan.first_type],
             latency_ms=self._elapsed_ms(),
             first_token_ms=self.first_token_ms,
             request_id=self._request_id,
@@ -365,32 +375,3 @@ class MeteredCall:
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._started) * 1000)
-
-
-def status_of(error: BaseException) -> str:
-    """Return the status of a call that ended with an exception."""
-    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
-        return record.TIMEOUT
-    if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
-        return record.CANCELLED
-    return record.FAILED
-
-
-def describe(error: BaseException) -> str:
-    """Return an exception in one short line."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return text.encode(errors="replace").decode()[: record.ERROR_LENGTH_MAX]
-
-
-def checked_metadata(metadata: Any) -> Mapping[str, Any] | None:
-    """Return what is to be kept with the record; before the call, so that it can be refused."""
-    if metadata is None:
-        return None
-    try:
-        if isinstance(metadata, Mapping) and len(json.dumps(metadata)) <= METADATA_LENGTH_MAX:
-            return metadata
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidArgumentError(f"metadata must be plain JSON: {error}") from None
-    raise InvalidArgumentError(
-        f"metadata must be a mapping of at most {METADATA_LENGTH_MAX} characters of JSON"
-    )

@@ -79,10 +79,10 @@ class Meter:
 
 
 def is_paid_for(call: MeteredCall) -> bool:
-    """Whether the present code runs inside a call of the same quota that is not over yet."""
+    """Whether the present code runs inside a call that takes all this one would, not over yet."""
     return any(
         not outer.is_settled
         and outer.account == call.account
-        and outer.plan.quota_type == call.plan.quota_type
+        and set(outer.plan.quota_types) >= set(call.plan.quota_types)
         for outer in _INSIDE.get()
     )

@@ -8,12 +8,15 @@ call's arguments (``usage``: the response).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quota_engine.errors import InvalidArgumentError
+from quota_engine.ids import checked_quota_type
 from quota_engine.tokens import Tokenizer
+from quota_engine.units import is_credit
+from quota_engine.usage import Usage, checked_used
 
 ACCOUNT_NAMES = ("account", "user_id")
 REQUEST_NAMES = ("request", "payload", "body", "params")
@@ -23,7 +26,8 @@ REQUEST_NAMES = ("request", "payload", "body", "params")
 class Plan:
     """How the calls of one function are metered."""
 
-    quota_type: str
+    #: What is taken: a quota type, or several in one step, of which one may be credit.
+    quota_type: str | Iterable[str]
     usage_type: str = "text_generation"
     #: Who spends; default: the parameter ``account`` or ``user_id``.
     account: Any = None
@@ -51,8 +55,11 @@ class Plan:
     tokenizer: Tokenizer | None = None
     #: Output tokens to hold when the request sets no limit; None: the model's limit, if known.
     output_default: int | None = None
+    #: The quota types; the usage record of a call is kept with the first.
+    quota_types: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "quota_types", _checked_types(self.quota_type))
         if self.unconfigured not in ("allow", "deny"):
             raise InvalidArgumentError(
                 f"unconfigured must be 'allow' or 'deny', not {self.unconfigured!r}"
@@ -63,6 +70,41 @@ class Plan:
             raise InvalidArgumentError(
                 f"on_exhausted must be 'finish' or 'cut', not {self.on_exhausted!r}"
             )
+
+    @property
+    def first_type(self) -> str:
+        """The quota type that the usage record of a call is kept with."""
+        return self.quota_types[0]
+
+    @property
+    def credit_type(self) -> str | None:
+        """The quota type that is taken by cost, if there is one."""
+        return next(filter(is_credit, self.quota_types), None)
+
+    def checked_used(self, used: Any, *, name: str) -> Usage | int:
+        """Return what somebody says was used; plain units are of one quota type."""
+        checked = checked_used(used, name=name)
+        if isinstance(checked, int) and len(self.quota_types) > 1:
+            raise InvalidArgumentError(
+                f"{name} must be a Usage, not {checked} units: the call takes"
+                f" {' and '.join(self.quota_types)}"
+            )
+        return checked
+
+
+def _checked_types(said: object) -> tuple[str, ...]:
+    types = (said,) if isinstance(said, str) or not isinstance(said, Iterable) else tuple(said)
+    if not types:
+        raise InvalidArgumentError("a call takes one quota type at least")
+    for name in types:
+        checked_quota_type(name)
+    if len(set(types)) < len(types):
+        raise InvalidArgumentError(f"{' and '.join(types)}: a quota type is named twice")
+    if len(credits := [name for name in types if is_credit(name)]) > 1:
+        raise InvalidArgumentError(
+            f"{' and '.join(credits)}: a call has one cost, in one currency"
+        )
+    return types
 
 
 class Arguments:

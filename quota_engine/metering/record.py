@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from quota_engine.errors import InvalidArgumentError
 from quota_engine.usage import Usage
 
 SUCCESS = "success"
@@ -17,6 +20,7 @@ EXACT = "exact"
 ESTIMATED = "estimated"
 
 ERROR_LENGTH_MAX = 500
+METADATA_LENGTH_MAX = 4_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,3 +64,32 @@ class UsageRecord:
         if self.price_ids:
             rest["price_ids"] = list(self.price_ids)
         return {**self.usage.counts(), **rest}
+
+
+def status_of(error: BaseException) -> str:
+    """Return the status of a call that ended with an exception."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return TIMEOUT
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
+        return CANCELLED
+    return FAILED
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception in one short line."""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return text.encode(errors="replace").decode()[:ERROR_LENGTH_MAX]
+
+
+def checked_metadata(metadata: Any) -> Mapping[str, Any] | None:
+    """Return what is to be kept with the record; before the call, so that it can be refused."""
+    if metadata is None:
+        return None
+    try:
+        if isinstance(metadata, Mapping) and len(json.dumps(metadata)) <= METADATA_LENGTH_MAX:
+            return metadata
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"metadata must be plain JSON: {error}") from None
+    raise InvalidArgumentError(
+        f"metadata must be a mapping of at most {METADATA_LENGTH_MAX} characters of JSON"
+    )

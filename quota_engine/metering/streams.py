@@ -13,7 +13,8 @@ from typing import Any
 
 from quota_engine.extraction import Observed, Reported, StreamTally
 from quota_engine.metering import record
-from quota_engine.metering.call import Flow, Found, MeteredCall, describe, status_of
+from quota_engine.metering.call import Flow, Found, MeteredCall
+from quota_engine.metering.record import describe, status_of
 from quota_engine.usage import Usage
 
 log = logging.getLogger("quota_engine.metering")

@@ -1,0 +1,239 @@
+"""A metered call takes tokens and their cost in one step, and is settled anew in both."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from quota_engine import InvalidArgumentError, QuotaInsufficientError, Usage
+from quota_engine.jobs.verify import verify
+from tests.engines import Engines
+from tests.metered import ACCOUNT, ANSWER, CHARGED, COUNTED, ESTIMATE, ends, fund, records, spent
+
+pytestmark = pytest.mark.anyio
+
+TYPES = ("text_token", "credit_usd")
+CREDIT = 10**12
+NAMED = {"provider": "openai", "model": "gpt-x", "estimate": ESTIMATE}
+#: At 1 and 2 USD per million tokens: 120 and 30 of them.
+COST = 180_000
+
+
+async def set_price(call: Engines, kind: str, price: str, **options: Any) -> None:
+    result = call.engine.prices.set("openai", "gpt-x", kind, price, currency="USD", **options)
+    if inspect.isawaitable(result):
+        await result
+
+
+async def set_prices(call: Engines, output: str = "2", **options: Any) -> None:
+    await set_price(call, "input_token", "1", **options)
+    await set_price(call, "output_token", output, **options)
+
+
+async def fund_both(call: Engines, tokens: int = 1_000_000, credit: int = CREDIT) -> None:
+    await fund(call, "text_token", tokens)
+    await fund(call, "credit_usd", credit)
+
+
+async def metered(call: Engines, **plan: Any) -> str:
+    """Make one call of both types; return its operation id."""
+
+    @call.engine.requires_quota(TYPES, **{**NAMED, **plan})
+    async def ask(account: str) -> Any:
+        return ANSWER
+
+    await ask(ACCOUNT)
+    entries = await call("history", ACCOUNT, "text_token")
+    return str(entries[-1].operation_id)
+
+
+async def spent_in_both(call: Engines) -> tuple[int, int]:
+    return await spent(call), await spent(call, "credit_usd", CREDIT)
+
+
+async def books_are_right(call: Engines) -> None:
+    await call("drain")
+    assert list(verify(call.engine.deployment.ledger)) == []
+    assert (await call("reconcile")).drifts == ()
+
+
+async def test_both_are_charged_with_one_record(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    await metered(call)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    (record,) = await records(call)
+    assert (record["amount"], Decimal(record["cost"])) == (CHARGED, Decimal("0.00018"))
+    assert record["held"] == ESTIMATE.total_tokens
+    await books_are_right(call)
+
+
+@pytest.mark.parametrize("short", [{"tokens": 100}, {"credit": 1_000}])
+async def test_what_one_of_them_cannot_pay_is_not_called(
+    call: Engines, short: dict[str, int]
+) -> None:
+    await fund_both(call, **short)
+    await set_prices(call)
+    with pytest.raises(QuotaInsufficientError):
+        await metered(call)
+    for quota_type in TYPES:
+        kinds = [entry.kind for entry in await call("history", ACCOUNT, quota_type)]
+        assert kinds == ["grant.issued"], quota_type
+
+
+async def test_a_stream_lets_both_grow_and_a_failure_gives_both_back(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    chunk = {"choices": [{"index": 0, "delta": {"content": "word " * 400}}]}
+    last = {"choices": [], "usage": COUNTED}
+
+    @call.engine.requires_quota(TYPES, **{**NAMED, "estimate": Usage(input_tokens=10)})
+    async def stream(account: str) -> Any:
+        for part in (chunk, chunk, last):
+            yield part
+
+    assert len([part async for part in stream(ACCOUNT)]) == 3
+    assert await spent_in_both(call) == (CHARGED, COST)
+    for quota_type in TYPES:
+        kinds = [entry.kind for entry in await call("history", ACCOUNT, quota_type)]
+        assert "hold.extended" in kinds, quota_type
+
+    @call.engine.requires_quota(TYPES, **NAMED)
+    async def fail(account: str) -> Any:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await fail(ACCOUNT)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    for quota_type in TYPES:
+        assert await ends(call, quota_type) == ["hold.captured", "hold.released"]
+    await books_are_right(call)
+
+
+async def test_a_block_takes_both_too(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    block = call.engine.meter(ACCOUNT, TYPES, **NAMED)
+    if hasattr(block, "__aenter__"):
+        async with block as inside:
+            inside.respond(ANSWER)
+    else:
+        with block as inside:
+            inside.respond(ANSWER)
+    assert await spent_in_both(call) == (CHARGED, COST)
+
+
+async def test_a_call_inside_is_part_of_one_that_takes_all_of_its_types(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+
+    @call.engine.requires_quota("credit_usd", **NAMED)
+    async def inner(account: str) -> Any:
+        return ANSWER
+
+    @call.engine.requires_quota(TYPES, **NAMED)
+    async def outer(account: str) -> Any:
+        return await inner(account)
+
+    @call.engine.requires_quota("text_token", **NAMED)
+    async def around(account: str) -> Any:
+        return await outer(account)
+
+    await outer(ACCOUNT)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    await around(ACCOUNT)
+    assert await spent_in_both(call) == (3 * CHARGED, 2 * COST), "the outer one takes no credit"
+
+
+async def test_without_a_price_tokens_are_as_used_and_credit_is_as_held(call: Engines) -> None:
+    await fund_both(call)
+    await set_price(call, "input_token", "1")
+    await metered(call, estimate=Usage(input_tokens=100), unconfigured="deny")
+    assert await spent_in_both(call) == (CHARGED, 100_000)
+    (record,) = await records(call)
+    assert (record["quality"], record["unpriced"]) == ("estimated", "unconfigured")
+
+
+@pytest.mark.parametrize(
+    ("types", "said"),
+    [
+        ((), "one quota type at least"),
+        (("image", "image"), "twice"),
+        (("credit_usd", "credit_eur"), "one currency"),
+        (("text_token", 5), "quota type"),
+    ],
+)
+async def test_what_no_call_can_take_is_refused(call: Engines, types: Any, said: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=said):
+        call.engine.requires_quota(types)
+
+
+async def test_plain_units_say_nothing_of_several_types(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    with pytest.raises(InvalidArgumentError, match="a Usage"):
+        await metered(call, estimate=100)
+    await metered(call, usage=lambda _: 100)
+    assert (await spent_in_both(call))[0] == ESTIMATE.total_tokens, "it has run: as it was held"
+
+
+async def test_a_correction_settles_both(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    operation_id = await metered(call)
+    bill = Usage(input_tokens=100, output_tokens=10)
+    first = await call("correct_usage", operation_id, bill)
+    assert (first.quota_type, first.units, first.difference) == ("text_token", 110, -40)
+    (second,) = first.beside
+    assert (second.quota_type, second.units, second.difference) == ("credit_usd", 120_000, -60_000)
+    assert await spent_in_both(call) == (110, 120_000)
+    again = await call("correct_usage", operation_id, bill)
+    assert [one.operation_ids for one in (again, *again.beside)] == [(), ()]
+    more = Usage(input_tokens=100, output_tokens=100)
+    await call("correct_usage", operation_id, more)
+    assert await spent_in_both(call) == (200, 300_000)
+    told = await records(call)
+    assert sum(Decimal(record.get("cost", 0)) for record in told) == Decimal("0.0003")
+    assert sum(record["amount"] for record in told) == 200
+    await books_are_right(call)
+
+
+async def test_one_type_of_a_call_can_be_settled_alone(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    operation_id = await metered(call)
+    both = {"account": ACCOUNT, "quota_type": "credit_usd"}
+    done = await call("correct_usage", operation_id, 1_000, **both)
+    assert (done.units, done.beside) == (1_000, ())
+    assert await spent_in_both(call) == (CHARGED, 1_000)
+    await call("correct_usage", operation_id, Usage(input_tokens=100, output_tokens=10), **both)
+    assert await spent_in_both(call) == (CHARGED, 120_000)
+    await call("correct_usage", operation_id, 100)
+    assert await spent_in_both(call) == (100, 120_000), "plain units are of the first type"
+    with pytest.raises(InvalidArgumentError, match="itself a correction"):
+        await call("correct_usage", f"{operation_id}:correction:1", 5, **both)
+    await books_are_right(call)
+
+
+async def test_rerating_settles_the_credit_that_a_call_took_beside(call: Engines) -> None:
+    await fund_both(call)
+    begins = datetime.now(UTC) - timedelta(minutes=1)
+    await set_prices(call, "4", effective_at=begins)
+    await metered(call)
+    assert await spent_in_both(call) == (CHARGED, 240_000)
+    await set_prices(call, effective_at=begins)
+    between = {"since": begins, "until": datetime.now(UTC) + timedelta(minutes=1)}
+    shown = await call("rerate", "openai", "gpt-x", **between)
+    told = [(one.quota_type, one.calls, one.units_difference) for one in shown.quotas]
+    assert told == [("credit_usd", 1, -60_000), ("text_token", 1, 0)]
+    assert await spent_in_both(call) == (CHARGED, 240_000)
+    done = await call("rerate", "openai", "gpt-x", dry_run=False, **between)
+    assert done.quotas == shown.quotas
+    assert sum(one.cost_difference for one in done.quotas) == Decimal("-0.00006")
+    assert await spent_in_both(call) == (CHARGED, COST)
+    assert (await call("rerate", "openai", "gpt-x", dry_run=False, **between)).quotas == ()
+    await books_are_right(call)
