@@ -4,7 +4,7 @@ What has to be done when a call turns out to have used, or cost, something else.
 The entries of the call stay. What is charged too little is debited as used; what is charged too
 much is refunded, the newest charge first, after what was never collected; with who paid, where
 another account did. Every entry of a correction carries a record, the first with the difference:
-all records of a call add up.
+all records of a call add up. Of what a call took of further quota types, no entry has a record.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class CorrectedUsage:
     A call that was settled anew. ``units`` and ``cost`` are what it is charged now in all.
 
     ``difference`` and ``cost_difference``: to before. ``operation_ids``: of the entries that were
-    written; none when all was right already.
+    written; none when all was right already. ``beside``: the same of the further quota types that
+    the call took, where a ``Usage`` settled it whole.
     """
 
     account: str
@@ -75,6 +76,7 @@ class CorrectedUsage:
     cost_difference: Decimal
     currency: str | None
     operation_ids: tuple[str, ...]
+    beside: tuple[CorrectedUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,14 +138,22 @@ def is_unbilled(fate: ChargeFate) -> bool:
     return fate.charge is not None and bool(fate.charge.usage.get("unbilled"))
 
 
-def check_correctable(fate: ChargeFate, used: Usage | int) -> None:
+def is_beside(fate: ChargeFate) -> bool:
+    """Whether a call took this beside another quota, with which its record is kept."""
+    return fate.charge is not None and fate.charge.called_by is not None
+
+
+def check_correctable(quota: QuotaName, fate: ChargeFate, used: Usage | int) -> None:
     """Raise ``InvalidArgumentError`` where a correction means nothing."""
     assert fate.charge is not None
-    if corrects := fate.charge.usage.get("corrects"):
+    corrects = fate.charge.usage.get("corrects")
+    if is_beside(fate) and CORRECTION in fate.charge.operation_id:
+        corrects = fate.charge.operation_id.partition(CORRECTION)[0]
+    if corrects:
         raise InvalidArgumentError(
             f"{fate.charge.operation_id} is itself a correction: correct the call, {corrects}"
         )
-    if caller := fate.charge.called_by:
+    if (caller := fate.charge.called_by) not in {None, quota.account}:
         raise InvalidArgumentError(
             f"{fate.charge.operation_id} is what a call of {caller} charged here: correct it there"
         )
@@ -214,9 +224,11 @@ def steps(
     made: list[Step] = []
 
     def text() -> str:
-        """Return an entry's details: the first tells what changes, the others of which call."""
-        usage = told if made else {**told, **changed}
-        return details_text({**details, "reference": charge.operation_id, "usage": usage})
+        """Return an entry's details: the first tells what changes, all of which call."""
+        kept = {**details, "reference": charge.operation_id}
+        if is_beside(fate):
+            return details_text({**kept, "account": charge.called_by})
+        return details_text({**kept, "usage": told if made else {**told, **changed}})
 
     for entry, units in _given_back(fate, excess):
         made.append(

@@ -216,6 +216,10 @@ class Deployment:
             found = self.ledger.quotas_of_call(operation_id)
         return found
 
+    def quotas_beside(self, quota: QuotaName, operation_id: str) -> Sequence[QuotaName]:
+        """Return which further quota types of its account a charge took in the same step."""
+        return self.ledger.quotas_beside(quota, operation_id)
+
     def calls_of_model(
         self,
         provider: str,

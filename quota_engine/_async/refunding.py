@@ -86,23 +86,34 @@ class AsyncRefunding(AsyncCalling):
         Settle the difference to a provider's final bill; the entries of the call stay.
 
         ``operation_id``: of the debit or capture, or the hold's id. ``usage``: what the call used
-        in all, or units of the quota type. More than was charged is charged as used, less is
-        refunded to the grants that paid, and a record of the difference is kept; where another
-        account paid for the call, all this is with that one. Cost is counted by the prices that
-        were in force when the call was admitted; a call that ran unbilled stays so, only its
-        record is corrected. The same usage again changes nothing; two callers who correct a call
-        at once have one effect, or ``IdempotencyConflictError``. Account and quota type are needed
-        where the id is used in several quotas. Accounts above, or those of the call's ``scopes``,
-        are settled as it is.
+        in all, or units of one quota type. A ``Usage`` settles each type that the call took, the
+        further ones in ``.beside``, unless ``quota_type`` names one. More than was charged is
+        charged as used, less is refunded to the grants that paid, and a record of the difference
+        is kept; where another account paid for the call, all this is with that one. Cost is
+        counted by the prices that were in force when the call was admitted; a call that ran
+        unbilled stays so, only its record is corrected. The same usage again changes nothing; two
+        callers who correct a call at once have one effect, or ``IdempotencyConflictError``.
+        Account and quota type are needed where the id is used in several quotas. Accounts above,
+        or those of the call's ``scopes``, are settled as it is.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         await self._transport.connect()
         id_ = checked_id(operation_id, name="operation id")
+        whole = checked_used(usage)
         quota = await self._quota_of_call(id_, account, quota_type)
         fate = await self._transport.drive(refunding.call_of(quota, id_))
-        used = await self._used(quota, fate, usage)
+        corrections.check_correctable(quota, fate, whole)
+        record = await self._record_of(quota, fate)
+        calls = [(quota, fate)]
+        if quota_type is None and not isinstance(whole, int):
+            calls += await self._beside(quota, fate)
+        # all is known before anything is written
+        asked = [(*call, await self._used(*call, record, whole)) for call in calls]
         above = accounts_beside(quota.account, scopes)
-        return await self._settle(quota, fate, used, above, reference=reference, actor=actor)
+        first, *others = [
+            await self._settle(*one, above, reference=reference, actor=actor) for one in asked
+        ]
+        return replace(first, beside=tuple(others))
 
     async def _quota_of_call(
         self, operation_id: str, account: str | None, quota_type: str | None
@@ -125,17 +136,38 @@ class AsyncRefunding(AsyncCalling):
             )
         return found[0]
 
+    async def _record_of(self, quota: QuotaName, fate: ChargeFate) -> ChargeFate:
+        """Return the charge that the record of a call is kept with: it tells of which model."""
+        assert fate.charge is not None
+        if not corrections.is_beside(fate):
+            return fate
+        id_ = fate.charge.operation_id
+        first = await self._quota_of_call(id_, quota.account, None)
+        return await self._transport.drive(refunding.call_of(first, id_))
+
+    async def _beside(
+        self, quota: QuotaName, fate: ChargeFate
+    ) -> list[tuple[QuotaName, ChargeFate]]:
+        """Return what a call took of further quota types."""
+        assert fate.charge is not None
+        id_ = fate.charge.operation_id
+        return [
+            (other, await self._transport.drive(refunding.call_of(other, id_)))
+            for other in await in_thread(self._backing.quotas_beside, quota, id_)
+        ]
+
     async def _used(
-        self, quota: QuotaName, fate: ChargeFate, usage: Usage | Mapping[str, Any] | int
+        self, quota: QuotaName, fate: ChargeFate, record: ChargeFate, whole: Usage | int
     ) -> Used:
         """Return what a call used after all, in units and at the prices of its own time."""
-        whole = checked_used(usage)
-        corrections.check_correctable(fate, whole)
         if isinstance(whole, int):
             return Used(units=whole)
-        cost = await self._cost_then(quota, fate, whole)
+        cost = await self._cost_then(quota, record, whole)
+        units = corrections.units_now(quota, fate, whole, cost)
+        if corrections.is_beside(fate):
+            return Used(units=units)
         return Used(
-            units=corrections.units_now(quota, fate, whole, cost),
+            units=units,
             counts=whole.counts(),
             cost=None if cost is None else cost.amount,
             currency=None if cost is None else cost.currency,

@@ -60,17 +60,19 @@ class AsyncRerating(AsyncRefunding):
             calls += 1
             if progress is not None:
                 progress(calls)
-            used = await self._rated(quota, fate)
+            used = await self._rated(quota, fate, fate)
             if used is None:
                 unpriced += 1
-            elif corrections.steps(quota, fate, used, {}):
-                outcome = corrections.corrected(quota, fate, used, ())
+                continue
+            rated = [(quota, fate, used), *await self._credit_beside(quota, fate)]
+            for one in rated:
+                if not corrections.steps(*one, {}):
+                    continue
+                outcome = corrections.corrected(*one, ())
                 if not dry_run:
                     above = parents_of(quota.account)
-                    outcome = await self._settle(
-                        quota, fate, used, above, reference=reference, actor=actor
-                    )
-                _add(quotas, quota, outcome)
+                    outcome = await self._settle(*one, above, reference=reference, actor=actor)
+                _add(quotas, one[0], outcome)
         places = sorted(quotas, key=lambda place: (place[0].account, place[0].quota_type))
         return RerateReport(
             provider=owner,
@@ -101,13 +103,24 @@ class AsyncRerating(AsyncRefunding):
                 return
             after = page[-1].place
 
-    async def _rated(self, quota: QuotaName, fate: ChargeFate) -> Used | None:
+    async def _credit_beside(
+        self, quota: QuotaName, fate: ChargeFate
+    ) -> list[tuple[QuotaName, ChargeFate, Used]]:
+        """Return what the credit that a call took beside its own quota type should have been."""
+        rated = []
+        for other, there in await self._beside(quota, fate):
+            used = await self._rated(other, there, fate) if is_credit(other.quota_type) else None
+            if used is not None:
+                rated.append((other, there, used))
+        return rated
+
+    async def _rated(self, quota: QuotaName, fate: ChargeFate, record: ChargeFate) -> Used | None:
         """Return what a call costs by the prices now known; None where nothing prices it."""
-        assert fate.charge is not None
-        told = fate.charge.usage
+        assert record.charge is not None
+        told = record.charge.usage
         try:
-            usage = Usage(**corrections.counted(fate), resolution=told.get("resolution"))
-            cost = await self._cost_then(quota, fate, usage)
+            usage = Usage(**corrections.counted(record), resolution=told.get("resolution"))
+            cost = await self._cost_then(quota, record, usage)
         except (PricingNotFoundError, InvalidArgumentError):
             return None
         if cost is None:
@@ -115,7 +128,7 @@ class AsyncRerating(AsyncRefunding):
         is_money = is_credit(quota.quota_type)
         return Used(
             units=cost.nano_units if is_money else corrections.charged_units(fate),
-            cost=cost.amount,
+            cost=None if corrections.is_beside(fate) else cost.amount,
             currency=cost.currency,
             price_ids=tuple(cost.price_ids),
         )

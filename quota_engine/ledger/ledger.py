@@ -176,6 +176,11 @@ class Ledger:
         with self.transaction() as connection:
             return refunds.quotas_of_call(connection, operation_id)
 
+    def quotas_beside(self, quota: QuotaName, operation_id: str) -> list[QuotaName]:
+        """Return which further quota types of its account a charge took in the same step."""
+        with self.transaction() as connection:
+            return refunds.quotas_beside(connection, quota, operation_id)
+
     def history(
         self, quota: QuotaName, after_version: int = 0, limit: int | None = None
     ) -> list[RecordedEntry]:

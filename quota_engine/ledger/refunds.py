@@ -104,6 +104,22 @@ def quotas_of_call(connection: Connection, operation_id: str) -> list[QuotaName]
     return [QuotaName(row.account, row.quota_type) for row in rows]
 
 
+_BESIDE = text("""
+SELECT e.quota_type FROM quotas q JOIN ledger_entries e
+    ON (e.account, e.quota_type) = (q.account, q.quota_type)
+WHERE q.account = :account AND q.quota_type <> :quota_type AND e.operation_id = :operation_id
+    AND e.kind = ANY(:charges) AND e.duplicate_of IS NULL
+    AND nullif(e.details, '')::json ->> 'account' = q.account
+ORDER BY e.quota_type
+""")
+
+
+def quotas_beside(connection: Connection, quota: QuotaName, operation_id: str) -> list[QuotaName]:
+    """Return which further quota types of its account a charge took in the same step."""
+    asked = {**asdict(quota), "operation_id": operation_id, "charges": list(CHARGES)}
+    return [QuotaName(quota.account, row.quota_type) for row in connection.execute(_BESIDE, asked)]
+
+
 def record_refund(connection: Connection, request: RefundRequest) -> RecordedRefund | None:
     """
     Promise a refund; return it as it is recorded, and whether that is new.

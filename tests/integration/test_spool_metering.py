@@ -7,6 +7,7 @@ killed before, during or after the call.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,3 +109,24 @@ async def test_a_stream_and_a_failure_without_redis(away: Away) -> None:
         assert await spent(call) == CHARGED
         found = {record["status"]: record["amount"] for record in await records(call)}
         assert found == {"success": CHARGED, "failed": 0}
+
+
+async def test_several_types_are_charged_once_when_redis_is_back(away: Away) -> None:
+    async with away.engine(**WIDE) as call:
+        await fund(call)
+        await fund(call, "image")
+        used = replace(ESTIMATE, images=2)
+
+        @call.engine.requires_quota(("text_token", "image"), estimate=used, usage=lambda _: used)
+        async def function(account: str) -> Any:
+            away.server.kill()
+            return ANSWER
+
+        assert await function(ACCOUNT) is ANSWER
+        with pytest.raises(EngineUnavailableError, match="Nothing is admitted"):
+            await function(ACCOUNT)  # an allowance is of one quota type
+        away.server.start()
+        await replayed_by_itself(call)
+        assert await spent(call) == ESTIMATE.total_tokens
+        assert await spent(call, "image") == 2
+        assert [record["images"] for record in await records(call)] == [2]
