@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from sqlalchemy import text
@@ -31,6 +32,13 @@ LAST = {"id": "answer-1", "model": "m", "choices": [], "usage": COUNTED}
 
 async def fund(call: Engines, quota_type: str = "text_token", amount: int = GRANTED) -> None:
     await call("issue_grant", ACCOUNT, quota_type, amount)
+
+
+async def set_price(call: Engines, kind: str, price: str, **options: Any) -> None:
+    """Set a price of the model that these tests call, in USD per million."""
+    result = call.engine.prices.set("openai", "gpt-x", kind, price, currency="USD", **options)
+    if inspect.isawaitable(result):
+        await result
 
 
 async def spent(call: Engines, quota_type: str = "text_token", granted: int = GRANTED) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,17 +12,11 @@ from quota_engine import InvalidAmountError, InvalidArgumentError, OperationNotF
 from quota_engine.jobs.verify import verify
 from quota_engine.metering.record import UsageRecord
 from tests.engines import Engines
-from tests.metered import ACCOUNT, ANSWER, ESTIMATE, fund, records, spent
+from tests.metered import ACCOUNT, ANSWER, ESTIMATE, fund, records, set_price, spent
 
 pytestmark = pytest.mark.anyio
 
 NAMED = {"provider": "openai", "model": "gpt-x", "estimate": ESTIMATE}
-
-
-async def set_price(call: Engines, kind: str, price: str, **options: Any) -> None:
-    result = call.engine.prices.set("openai", "gpt-x", kind, price, currency="USD", **options)
-    if inspect.isawaitable(result):
-        await result
 
 
 async def metered(call: Engines, quota_type: str, answer: Any = ANSWER) -> str:

@@ -12,7 +12,18 @@ import pytest
 from quota_engine import InvalidArgumentError, QuotaInsufficientError, Usage
 from quota_engine.jobs.verify import verify
 from tests.engines import Engines
-from tests.metered import ACCOUNT, ANSWER, CHARGED, COUNTED, ESTIMATE, ends, fund, records, spent
+from tests.metered import (
+    ACCOUNT,
+    ANSWER,
+    CHARGED,
+    COUNTED,
+    ESTIMATE,
+    ends,
+    fund,
+    records,
+    set_price,
+    spent,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -21,12 +32,6 @@ CREDIT = 10**12
 NAMED = {"provider": "openai", "model": "gpt-x", "estimate": ESTIMATE}
 #: At 1 and 2 USD per million tokens: 120 and 30 of them.
 COST = 180_000
-
-
-async def set_price(call: Engines, kind: str, price: str, **options: Any) -> None:
-    result = call.engine.prices.set("openai", "gpt-x", kind, price, currency="USD", **options)
-    if inspect.isawaitable(result):
-        await result
 
 
 async def set_prices(call: Engines, output: str = "2", **options: Any) -> None:
@@ -57,6 +62,10 @@ async def spent_in_both(call: Engines) -> tuple[int, int]:
 
 async def books_are_right(call: Engines) -> None:
     await call("drain")
+    checked = call.engine.reports.check()
+    if inspect.isawaitable(checked):
+        checked = await checked
+    assert list(checked) == []
     assert list(verify(call.engine.deployment.ledger)) == []
     assert (await call("reconcile")).drifts == ()
 
