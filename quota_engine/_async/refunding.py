@@ -103,7 +103,7 @@ class AsyncRefunding(AsyncCalling):
         quota = await self._quota_of_call(id_, account, quota_type)
         fate = await self._transport.drive(refunding.call_of(quota, id_))
         corrections.check_correctable(quota, fate, whole)
-        record = await self._record_of(quota, fate)
+        record = fate if isinstance(whole, int) else await self._record_of(quota, fate)
         calls = [(quota, fate)]
         if quota_type is None and not isinstance(whole, int):
             calls += await self._beside(quota, fate)

@@ -104,7 +104,7 @@ class Refunding(Calling):
         quota = self._quota_of_call(id_, account, quota_type)
         fate = self._transport.drive(refunding.call_of(quota, id_))
         corrections.check_correctable(quota, fate, whole)
-        record = self._record_of(quota, fate)
+        record = fate if isinstance(whole, int) else self._record_of(quota, fate)
         calls = [(quota, fate)]
         if quota_type is None and not isinstance(whole, int):
             calls += self._beside(quota, fate)

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
-from quota_engine import InvalidArgumentError, QuotaInsufficientError, Usage
+from quota_engine import (
+    InvalidArgumentError,
+    OperationNotFoundError,
+    QuotaInsufficientError,
+    Usage,
+)
 from quota_engine.jobs.verify import verify
 from tests.engines import Engines
 from tests.metered import (
@@ -245,4 +250,17 @@ async def test_rerating_settles_the_credit_that_a_call_took_beside(call: Engines
     assert sum(one.cost_difference for one in done.quotas) == Decimal("-0.00006")
     assert await spent_in_both(call) == (CHARGED, COST)
     assert (await call("rerate", "openai", "gpt-x", dry_run=False, **between)).quotas == ()
+    await books_are_right(call)
+
+
+async def test_a_call_that_left_no_record_is_settled_by_units(call: Engines) -> None:
+    await fund_both(call)
+    await call("debit", ACCOUNT, {"text_token": 10, "credit_usd": 1_000}, operation_id="d")
+    for quota_type, units in (("text_token", 12), ("credit_usd", 900)):
+        done = await call("correct_usage", "d", units, account=ACCOUNT, quota_type=quota_type)
+        assert done.units == units
+    assert await spent_in_both(call) == (12, 900)
+    both = {"account": ACCOUNT, "quota_type": "credit_usd"}
+    with pytest.raises(OperationNotFoundError, match="left a record"):
+        await call("correct_usage", "d", Usage(input_tokens=5), **both)
     await books_are_right(call)
