@@ -123,15 +123,16 @@ pay and have limits, or below teams that have only limits; some calls are of two
 choose their scopes; limits are set anew, and accounts suspended for a moment. For two accounts,
 whose own quota is soon used up, others pay: a pool beside them, which may be empty, refuse or be
 suspended, too, then the organisation; for moments nobody. Charges are given back, whole or in
-part, and the same refund is asked for again. The schedule follows from the seed alone; how calls
-and faults meet does not. In the end everything is healed, drained and judged: all invariants; each
-client's word, which was written down before and after each call; that a call is in all of its
-quotas or in none, and each account was charged what those below it were; that what another paid
-was charged to it once and whole, the own quota nothing, which could not have paid; that a refund
-went to who paid, once, and no charge gave back more than it took; that no limit of an hour and
-more, or of open holds, was passed; that nothing was admitted or paid while suspended. It exits
-with 3 when anything was violated. `--json` prints the summary for programs; a signal to end ends
-all that it started.
+part, and the same refund is asked for again; others are settled anew, some by several at once.
+The schedule follows from the seed alone; how calls and faults meet does not. In the end
+everything is healed, drained and judged: all invariants; each client's word, which was written
+down before and after each call; that a call is in all of its quotas or in none, and each account
+was charged what those below it were; that what another paid was charged to it once and whole, the
+own quota nothing, which could not have paid; that a refund went to who paid, once, and no charge
+gave back more than it took; that what was settled anew is charged what was said of it last, with
+who paid and above, too; that no limit of an hour and more, or of open holds, was passed; that
+nothing was admitted or paid while suspended. It exits with 3 when anything was violated. `--json`
+prints the summary for programs; a signal to end ends all that it started.
 
 Under `always` nothing that was answered may be lost. With `everysec` power losses come too: what
 was answered since the last sync may be lost, and is counted. Not among the faults is what loses

@@ -10,6 +10,9 @@ FLUSHED = (
 )
 TRACING = "tests/integration/test_tracing.py"
 SCOPES = "tests/integration/test_scopes.py"
+TYPES = "tests/integration/test_metering_types.py"
+REFUNDS = "tests/integration/test_refunds.py"
+SCHEDULE = "tests/integration/test_schedule.py"
 
 CALLS = (
     Mutant(
@@ -54,6 +57,41 @@ CALLS = (
         "for other in charged)",
         "for other in charged[:0])",
         (SCOPES + "::test_a_corrected_call_is_settled_above_too",),
+    ),
+    Mutant(
+        "a correction leaves what a call took of further types",
+        "quota_engine/_async/refunding.py",
+        "calls += await self._beside(quota, fate)",
+        "calls += (await self._beside(quota, fate))[:0]",
+        (TYPES + "::test_a_correction_settles_both",),
+    ),
+    Mutant(
+        "re-rating leaves the credit that a call took beside",
+        "quota_engine/_async/rerating.py",
+        "*await self._credit_beside(quota, fate)]",
+        "*(await self._credit_beside(quota, fate))[:0]]",
+        (TYPES + "::test_rerating_settles_the_credit_that_a_call_took_beside",),
+    ),
+    Mutant(
+        "a call inside one that takes less is not billed",
+        "quota_engine/metering/meter.py",
+        "set(outer.plan.quota_types) >= set(call.plan.quota_types)",
+        "set(outer.plan.quota_types) & set(call.plan.quota_types)",
+        (TYPES + "::test_a_call_inside_is_part_of_one_that_takes_all_of_its_types",),
+    ),
+    Mutant(
+        "a refund by the id of something else stays promised",
+        "quota_engine/refunding.py",
+        "    IdempotencyConflictError,\n    OperationCancelledError,\n)",
+        "    OperationCancelledError,\n)",
+        (REFUNDS + "::test_a_refund_by_the_id_of_something_else_keeps_no_promise",),
+    ),
+    Mutant(
+        "a grant by the id of something else stays promised",
+        "quota_engine/flows.py",
+        "_CONFLICTS = (IdempotencyConflictError, OperationCancelledError)",
+        "_CONFLICTS = (OperationCancelledError,)",
+        (SCHEDULE + "::test_a_grant_by_the_id_of_something_else_keeps_no_promise",),
     ),
     Mutant(
         "a half of a call is persisted",
