@@ -164,9 +164,11 @@ def check_correctable(quota: QuotaName, fate: ChargeFate, used: Usage | int) -> 
         )
 
 
-def units_now(quota: QuotaName, fate: ChargeFate, usage: Usage, cost: Cost | None) -> int:
+def units_now(
+    quota: QuotaName, fate: ChargeFate, record: ChargeFate, usage: Usage, cost: Cost | None
+) -> int:
     """Return what a call is to be charged for a usage; one that ran unbilled stays so."""
-    if is_unbilled(fate):
+    if is_unbilled(record):
         return charged_units(fate)
     if cost is not None and is_credit(quota.quota_type):
         return cost.nano_units
@@ -227,7 +229,7 @@ def steps(
         """Return an entry's details: the first tells what changes, all of which call."""
         kept = {**details, "reference": charge.operation_id}
         if is_beside(fate):
-            return details_text({**kept, "account": charge.called_by})
+            return details_text({**kept, "account": charge.called_by})  # as the call's own
         return details_text({**kept, "usage": told if made else {**told, **changed}})
 
     for entry, units in _given_back(fate, excess):

@@ -39,12 +39,8 @@ from quota_engine.flows import settled
 from quota_engine.keys import QuotaName
 
 #: Why a refund is not made now. A promise that can be kept later is kept by the workers.
-REFUSED = (
-    InvalidArgumentError,
-    QuotaFrozenError,
-    IdempotencyConflictError,
-    OperationCancelledError,
-)
+NEVER = (IdempotencyConflictError, OperationCancelledError)
+REFUSED = (InvalidArgumentError, QuotaFrozenError, *NEVER)
 
 
 def charge_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
@@ -118,6 +114,8 @@ def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
     for other in others:
         try:
             scopes.append((yield from _made(other)))
+        except NEVER:
+            yield WithdrawRefund(other.command.quota, other.command.refund_id)
         except REFUSED:
             continue
     return replace(made, scopes=tuple(scopes))

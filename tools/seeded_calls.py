@@ -82,8 +82,8 @@ CALLS = (
     Mutant(
         "a refund by the id of something else stays promised",
         "quota_engine/refunding.py",
-        "    IdempotencyConflictError,\n    OperationCancelledError,\n)",
-        "    OperationCancelledError,\n)",
+        "NEVER = (IdempotencyConflictError, OperationCancelledError)",
+        "NEVER = (OperationCancelledError,)",
         (REFUNDS + "::test_a_refund_by_the_id_of_something_else_keeps_no_promise",),
     ),
     Mutant(

@@ -16,6 +16,7 @@ from quota_engine.commands.arguments import details_text
 from quota_engine.commands.shares import Share
 from quota_engine.corrections import CorrectedUsage, Used, admitted_at
 from quota_engine.errors import (
+    IdempotencyConflictError,
     InvalidArgumentError,
     OperationNotFoundError,
     PricingNotFoundError,
@@ -92,7 +93,8 @@ class AsyncRefunding(AsyncCalling):
         is kept; where another account paid for the call, all this is with that one. Cost is
         counted by the prices that were in force when the call was admitted; a call that ran
         unbilled stays so, only its record is corrected. The same usage again changes nothing; two
-        callers who correct a call at once have one effect, or ``IdempotencyConflictError``.
+        callers who correct a call at once have one effect, or ``IdempotencyConflictError``: ask
+        again then.
         Account and quota type are needed where the id is used in several quotas. Accounts above,
         or those of the call's ``scopes``, are settled as it is.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
@@ -113,7 +115,21 @@ class AsyncRefunding(AsyncCalling):
         first, *others = [
             await self._settle(*one, above, reference=reference, actor=actor) for one in asked
         ]
+        if others:
+            await self._check_undisturbed(quota, fate, first)
         return replace(first, beside=tuple(others))
+
+    async def _check_undisturbed(
+        self, quota: QuotaName, seen: ChargeFate, made: CorrectedUsage
+    ) -> None:
+        """Raise where somebody else has settled a call meanwhile, perhaps in a part of its types."""
+        now = await self._transport.drive(refunding.call_of(quota, made.operation_id))
+        known = {entry.operation_id for entry in seen.corrections} | {*made.operation_ids}
+        if {entry.operation_id for entry in now.corrections} - known:
+            raise IdempotencyConflictError(
+                f"{made.operation_id} was settled anew by somebody else meanwhile: ask again, so"
+                " that all of its quota types follow one bill"
+            )
 
     async def _quota_of_call(
         self, operation_id: str, account: str | None, quota_type: str | None
@@ -123,8 +139,10 @@ class AsyncRefunding(AsyncCalling):
         found = [
             quota
             for quota in await in_thread(self._backing.quotas_of_call, operation_id)
-            if account in {None, quota.account} and quota_type in {None, quota.quota_type}
+            if account in {None, quota.account}
         ]
+        if quota_type is not None:  # perhaps one that the call took beside
+            found = [self._quota(one, quota_type) for one in {quota.account for quota in found}]
         if not found:
             raise OperationNotFoundError(
                 f"no call left a record by the operation id {operation_id}"
@@ -163,7 +181,7 @@ class AsyncRefunding(AsyncCalling):
         if isinstance(whole, int):
             return Used(units=whole)
         cost = await self._cost_then(quota, record, whole)
-        units = corrections.units_now(quota, fate, whole, cost)
+        units = corrections.units_now(quota, fate, record, whole, cost)
         if corrections.is_beside(fate):
             return Used(units=units)
         return Used(

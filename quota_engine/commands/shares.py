@@ -124,10 +124,17 @@ def share_keys(keys: ShardKeys, shares: Sequence[Share]) -> tuple[str, ...]:
 def shares_text(
     first: QuotaName, shares: Sequence[Share], payers: Sequence[QuotaName] = ()
 ) -> str:
-    """Return the ``others`` argument: JSON for their entries, then a line for each quota."""
+    """
+    Return the ``others`` argument: JSON for their entries, then a line for each quota.
+
+    Of a call of several quota types the entries tell the first of them: its record is kept there.
+    """
     if not (shares or payers):
         return ""
-    lines = [details_text({"account": first.account})]
+    told = {"account": first.account}
+    if any(share.quota.account == first.account for share in shares):
+        told["quota_type"] = first.quota_type
+    lines = [details_text(told)]
     lines += (
         f"{share.amount} {suffix_of(first, share.quota) or '-'} {share.quota}" for share in shares
     )

@@ -108,15 +108,16 @@ _BESIDE = text("""
 SELECT e.quota_type FROM quotas q JOIN ledger_entries e
     ON (e.account, e.quota_type) = (q.account, q.quota_type)
 WHERE q.account = :account AND q.quota_type <> :quota_type AND e.operation_id = :operation_id
-    AND e.kind = ANY(:charges) AND e.duplicate_of IS NULL
+    AND e.kind = ANY(:kinds) AND e.duplicate_of IS NULL
     AND nullif(e.details, '')::json ->> 'account' = q.account
+    AND nullif(e.details, '')::json ->> 'quota_type' = :quota_type
 ORDER BY e.quota_type
 """)
 
 
 def quotas_beside(connection: Connection, quota: QuotaName, operation_id: str) -> list[QuotaName]:
-    """Return which further quota types of its account a charge took in the same step."""
-    asked = {**asdict(quota), "operation_id": operation_id, "charges": list(CHARGES)}
+    """Return which further quota types of its account a call took in the same step."""
+    asked = {**asdict(quota), "operation_id": operation_id, "kinds": list(TELL_USAGE)}
     return [QuotaName(quota.account, row.quota_type) for row in connection.execute(_BESIDE, asked)]
 
 

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -194,7 +194,7 @@ class MeteredCall:
 
     def grow(self) -> Flow[bool]:
         """Hold half as much again for a stream; return False when that cannot be."""
-        wanted = {name: units + max(256, units // 2) for name, units in self._units.items()}
+        wanted = yield from self._grown()
         try:
             yield Ask("extend_hold", (self.hold,), {"amount": self._amounts(wanted)})
         except (QuotaInsufficientError, HoldClosedError):
@@ -204,6 +204,18 @@ class MeteredCall:
             return True
         self._units = wanted
         return True
+
+    def _grown(self) -> Flow[dict[str, int]]:
+        """Return half as many tokens again as are held, and their cost; the rest as it is held."""
+        held = self._units["text_token"]
+        grown = {**self._units, "text_token": held + max(256, held // 2)}
+        if name := self.plan.credit_type:
+            estimated = self.estimated_usage
+            output = grown["text_token"] - estimated.input_tokens
+            with suppress(QuotaError):  # without a price it stays as it is held
+                cost = yield from self._cost(replace(estimated, output_tokens=output))
+                grown[name] = max(grown[name], int(cost.nano_units))
+        return grown
 
     def note_first_token(self) -> None:
         """Remember when the first output came."""

@@ -8,7 +8,7 @@ call's arguments (``usage``: the response).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,6 +93,8 @@ class Plan:
 
 
 def _checked_types(said: object) -> tuple[str, ...]:
+    if isinstance(said, Mapping | Set):
+        raise InvalidArgumentError(f"quota types must be a sequence, the record's first: {said!r}")
     types = (said,) if isinstance(said, str) or not isinstance(said, Iterable) else tuple(said)
     if not types:
         raise InvalidArgumentError("a call takes one quota type at least")

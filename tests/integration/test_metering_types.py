@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from quota_engine import (
+    IdempotencyConflictError,
     InvalidArgumentError,
     OperationNotFoundError,
     QuotaInsufficientError,
     Usage,
 )
 from quota_engine.jobs.verify import verify
+from quota_engine.metering.record import UsageRecord
 from tests.engines import Engines
 from tests.metered import (
     ACCOUNT,
@@ -179,6 +181,7 @@ async def test_without_a_price_tokens_are_as_used_and_credit_is_as_held(call: En
         (("image", "image"), "twice"),
         (("credit_usd", "credit_eur"), "one currency"),
         (("text_token", 5), "quota type"),
+        ({"text_token": 5}, "a sequence"),
     ],
 )
 async def test_what_no_call_can_take_is_refused(call: Engines, types: Any, said: str) -> None:
@@ -264,3 +267,109 @@ async def test_a_call_that_left_no_record_is_settled_by_units(call: Engines) -> 
     with pytest.raises(OperationNotFoundError, match="left a record"):
         await call("correct_usage", "d", Usage(input_tokens=5), **both)
     await books_are_right(call)
+
+
+async def test_another_call_by_the_same_id_is_not_taken_for_a_part(call: Engines) -> None:
+    await fund_both(call)
+    await fund(call, "image", 100)
+    begins = datetime.now(UTC) - timedelta(minutes=1)
+    await set_prices(call, effective_at=begins)
+    told = {"usage_type": "text_generation", "provider": "openai", "model": "gpt-x"}
+    both = {"text_token": 150, "credit_usd": COST}
+    await call("debit", ACCOUNT, both, operation_id="d")
+    used = UsageRecord(usage=Usage(input_tokens=10**6), **told)
+    await call("debit", ACCOUNT, "image", 1, operation_id="d", usage=used)
+    done = await call("correct_usage", "d", Usage(input_tokens=10**6, images=1))
+    assert (done.quota_type, done.beside) == ("image", ())
+    between = {"since": begins, "until": datetime.now(UTC) + timedelta(minutes=1)}
+    await call("rerate", "openai", "gpt-x", dry_run=False, **between)
+    assert await spent_in_both(call) == (CHARGED, COST)
+
+
+async def test_a_failed_call_that_was_billed_is_charged_in_both(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+
+    @call.engine.requires_quota(TYPES, **NAMED)
+    async def fail(account: str) -> Any:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await fail(ACCOUNT)
+    (*_, last) = await call("history", ACCOUNT, "text_token")
+    bill = Usage(input_tokens=120, output_tokens=30)
+    await call("correct_usage", last.operation_id, bill)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    await call("correct_usage", last.operation_id, bill)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    await books_are_right(call)
+
+
+async def test_an_unbilled_call_stays_so_in_both(call: Engines) -> None:
+    await fund_both(call)
+    await set_price(call, "input_token", "1")
+    operation_id = await metered(call, estimate=Usage(input_tokens=100))
+    await set_price(call, "output_token", "2")
+    await call("correct_usage", operation_id, Usage(input_tokens=100, output_tokens=10))
+    assert await spent_in_both(call) == (0, 0)
+
+
+async def test_who_settles_a_part_after_somebody_else_is_told(
+    call: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    operation_id = await metered(call)
+    kind = type(call.engine)
+    real, others = kind._settle, [Usage(input_tokens=120, output_tokens=30)]
+
+    if call.flavour == "sync":
+
+        def settle(self: Any, quota: Any, *args: Any, **options: Any) -> Any:
+            if quota.quota_type == "credit_usd" and others:
+                self.correct_usage(operation_id, others.pop())
+            return real(self, quota, *args, **options)
+
+        monkeypatch.setattr(kind, "_settle", settle)
+    else:
+
+        async def settle_async(self: Any, quota: Any, *args: Any, **options: Any) -> Any:
+            if quota.quota_type == "credit_usd" and others:
+                await self.correct_usage(operation_id, others.pop())
+            return await real(self, quota, *args, **options)
+
+        monkeypatch.setattr(kind, "_settle", settle_async)
+    bill = Usage(input_tokens=100, output_tokens=10)
+    with pytest.raises(IdempotencyConflictError, match="ask again"):
+        await call("correct_usage", operation_id, bill)
+    await call("correct_usage", operation_id, bill)
+    assert await spent_in_both(call) == (110, 120_000)
+
+
+async def test_the_credit_of_a_stream_grows_with_its_tokens_and_nothing_else_does(
+    call: Engines,
+) -> None:
+    await fund_both(call, credit=1_000_000)
+    await fund(call, "image", 1)
+    await set_prices(call)
+    chunk = {"choices": [{"index": 0, "delta": {"content": "word " * 100}}]}
+    plan = {**NAMED, "estimate": Usage(input_tokens=10), "on_exhausted": "cut"}
+
+    @call.engine.requires_quota((*TYPES, "image"), **plan)
+    async def stream(account: str) -> Any:
+        for _ in range(15):
+            yield chunk
+
+    parts = [part async for part in stream(ACCOUNT)]
+    assert 2 < len(parts) < 8, "a million nano-units are 500 tokens"
+    last = (await call("history", ACCOUNT, "credit_usd"))[-1]
+    assert (last.kind, last.shortfall) == ("hold.captured", 0)
+    assert (await call("read_balance", ACCOUNT, "image")).balance == 1
+
+
+async def test_the_type_alone_names_a_part_of_a_call(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    operation_id = await metered(call)
+    done = await call("correct_usage", operation_id, 1_000, quota_type="credit_usd")
+    assert (done.quota_type, done.units) == ("credit_usd", 1_000)
