@@ -121,7 +121,7 @@ class Refunding(Calling):
         return replace(first, beside=tuple(others))
 
     def _check_undisturbed(self, quota: QuotaName, seen: ChargeFate, made: CorrectedUsage) -> None:
-        """Raise where somebody else has settled a call meanwhile, perhaps in a part of its types."""
+        """Raise where somebody else has settled a call meanwhile, in part perhaps."""
         now = self._transport.drive(refunding.call_of(quota, made.operation_id))
         known = {entry.operation_id for entry in seen.corrections} | {*made.operation_ids}
         if {entry.operation_id for entry in now.corrections} - known:

@@ -43,12 +43,21 @@ from tests.shards import NOON_MS, Raw, Shard, check_state, snapshot_of
 LEAVES = ACCOUNTS[3:]
 
 
+def told_elsewhere(command: Shared) -> str:
+    """Return what is kept of a call with its entries in further quotas."""
+    own = command.quota
+    told = {"account": own.account}
+    if any(share.quota.account == own.account for share in command.shares):
+        told["quota_type"] = own.quota_type
+    return details_text(told)
+
+
 def part_of(command: Shared, quota: QuotaName, amount: int) -> Shared:
     """Return what a call does to one of its quotas, as a command of that quota alone."""
     suffix = suffix_of(command.quota, quota)
     changes: dict[str, Any] = {"quota": quota, "shares": ()}
     if quota != command.quota and not isinstance(command, ExtendHold):
-        changes["details"] = details_text({"account": command.quota.account})
+        changes["details"] = told_elsewhere(command)
     if not isinstance(command, ReleaseHold):
         changes["amount"] = amount
     if not isinstance(command, Debit):
@@ -254,12 +263,12 @@ class Family(Paying):
         self, command: Shared, asked: dict[QuotaName, int], copies: dict[QuotaName, Quota]
     ) -> Raw:
         """Return what a call is answered; do to the copies what it does if it is admitted."""
-        print_, details = fingerprint_of(command), {"account": command.quota.account}
+        print_ = fingerprint_of(command)
         lines: Raw = []
         outcomes: set[str] = set()
         for name, amount in asked.items():
             part = part_of(command, name, amount)
-            told = "" if name == command.quota else details_text(details)
+            told = "" if name == command.quota else told_elsewhere(command)
             facts = {
                 "details": told,
                 "is_counted": self.is_counted(command, name, asked),
