@@ -38,8 +38,9 @@ from quota_engine.events import CHARGES
 from quota_engine.flows import settled
 from quota_engine.keys import QuotaName
 
-#: Why a refund is not made now. A promise that can be kept later is kept by the workers.
+#: Something else has the refund's id: its promise can never be kept.
 NEVER = (IdempotencyConflictError, OperationCancelledError)
+#: Why a refund is not made now. A promise that can be kept later is kept by the workers.
 REFUSED = (InvalidArgumentError, QuotaFrozenError, *NEVER)
 
 

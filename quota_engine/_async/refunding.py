@@ -94,9 +94,8 @@ class AsyncRefunding(AsyncCalling):
         counted by the prices that were in force when the call was admitted; a call that ran
         unbilled stays so, only its record is corrected. The same usage again changes nothing; two
         callers who correct a call at once have one effect, or ``IdempotencyConflictError``: ask
-        again then.
-        Account and quota type are needed where the id is used in several quotas. Accounts above,
-        or those of the call's ``scopes``, are settled as it is.
+        again then. Account and quota type are needed where the id is used in several quotas.
+        Accounts above, or those of the call's ``scopes``, are settled as it is.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         await self._transport.connect()
@@ -157,11 +156,17 @@ class AsyncRefunding(AsyncCalling):
     async def _record_of(self, quota: QuotaName, fate: ChargeFate) -> ChargeFate:
         """Return the charge that the record of a call is kept with: it tells of which model."""
         assert fate.charge is not None
-        if not corrections.is_beside(fate):
+        if fate.charge.first_type is None:
             return fate
         id_ = fate.charge.operation_id
-        first = await self._quota_of_call(id_, quota.account, None)
-        return await self._transport.drive(refunding.call_of(first, id_))
+        first = QuotaName(quota.account, fate.charge.first_type)
+        record = await self._transport.drive(refunding.call_of(first, id_))
+        assert record.charge is not None
+        if not record.charge.usage:
+            raise OperationNotFoundError(
+                f"{id_} left no record that tells which model was called: say units of {quota}"
+            )
+        return record
 
     async def _beside(
         self, quota: QuotaName, fate: ChargeFate

@@ -26,6 +26,8 @@ class ChargeEntry:
     subject: str = ""
     #: Whose call charged this quota too; None: the account's own.
     called_by: str | None = None
+    #: Of a call of several quota types the first, with which its record is; None: this one.
+    first_type: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -320,6 +320,7 @@ def _charge_entry(row: Row[Any]) -> ChargeEntry:
         paid_by=payer_in(row.flags),
         subject=row.subject,
         called_by=details.get("account"),
+        first_type=details.get("quota_type"),
     )
 
 

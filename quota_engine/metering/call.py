@@ -331,22 +331,24 @@ class MeteredCall:
             COUNTERS.add("spooled")
 
     def _units_of(self, used: Usage | int, cost: Any) -> dict[str, int]:
-        """Return what a usage is of each quota type; plain units are of the only one."""
+        """
+        Return what a usage is of each quota type; plain units are of the only one.
+
+        ``cost`` None: credit is taken as it is held.
+        """
         if isinstance(used, int):
             return {self.plan.first_type: used}
+        credit = 0
+        if name := self.plan.credit_type:
+            credit = self._units[name] if cost is None else int(cost.nano_units)
         return {
-            name: int(cost.nano_units) if is_credit(name) else units_of(name, used)
+            name: credit if is_credit(name) else units_of(name, used)
             for name in self.plan.quota_types
         }
 
     def _units_without_price(self, used: Usage | int, quality: str) -> tuple[dict[str, int], str]:
-        if isinstance(used, int) or not self.plan.credit_type:
-            return self._units_of(used, None), quality
-        units = {
-            name: self._units[name] if is_credit(name) else units_of(name, used)
-            for name in self.plan.quota_types
-        }
-        return units, record.ESTIMATED
+        is_guessed = self.plan.credit_type is not None and not isinstance(used, int)
+        return self._units_of(used, None), record.ESTIMATED if is_guessed else quality
 
     def _amounts(self, units: dict[str, int]) -> dict[str, int] | int:
         """Return units as the engine's calls take them: of one quota type a number."""

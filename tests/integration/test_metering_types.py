@@ -88,6 +88,23 @@ async def test_both_are_charged_with_one_record(call: Engines) -> None:
     await books_are_right(call)
 
 
+async def test_the_record_is_kept_with_the_first(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+
+    @call.engine.requires_quota(tuple(reversed(TYPES)), **NAMED)
+    async def ask(account: str) -> Any:
+        return ANSWER
+
+    await ask(ACCOUNT)
+    assert await spent_in_both(call) == (CHARGED, COST)
+    assert [record["amount"] for record in await records(call)] == [COST]
+    (*_, last) = await call("history", ACCOUNT, "credit_usd")
+    done = await call("correct_usage", last.operation_id, Usage(input_tokens=10))
+    assert [done.quota_type, *(one.quota_type for one in done.beside)] == [*reversed(TYPES)]
+    assert await spent_in_both(call) == (10, 10_000)
+
+
 @pytest.mark.parametrize("short", [{"tokens": 100}, {"credit": 1_000}])
 async def test_what_one_of_them_cannot_pay_is_not_called(
     call: Engines, short: dict[str, int]
@@ -264,7 +281,7 @@ async def test_a_call_that_left_no_record_is_settled_by_units(call: Engines) -> 
         assert done.units == units
     assert await spent_in_both(call) == (12, 900)
     both = {"account": ACCOUNT, "quota_type": "credit_usd"}
-    with pytest.raises(OperationNotFoundError, match="left a record"):
+    with pytest.raises(OperationNotFoundError, match="no record"):
         await call("correct_usage", "d", Usage(input_tokens=5), **both)
     await books_are_right(call)
 
@@ -279,6 +296,9 @@ async def test_another_call_by_the_same_id_is_not_taken_for_a_part(call: Engines
     await call("debit", ACCOUNT, both, operation_id="d")
     used = UsageRecord(usage=Usage(input_tokens=10**6), **told)
     await call("debit", ACCOUNT, "image", 1, operation_id="d", usage=used)
+    both_named = {"account": ACCOUNT, "quota_type": "credit_usd"}
+    with pytest.raises(OperationNotFoundError, match="no record"):
+        await call("correct_usage", "d", Usage(input_tokens=10**6), **both_named)
     done = await call("correct_usage", "d", Usage(input_tokens=10**6, images=1))
     assert (done.quota_type, done.beside) == ("image", ())
     between = {"since": begins, "until": datetime.now(UTC) + timedelta(minutes=1)}
