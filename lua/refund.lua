@@ -6,9 +6,9 @@ What was debt of the charge pays debt first. The rest flows to the grants it was
 taken first; a grant that was used up and has not ended is live again by it. What belongs to a grant
 that has ended is forfeited, or with a grace becomes a grant of its own for so long. What paid a
 charge's debt later is not known: it comes back as a grant that does not end. How much may be given
-back is decided in the ledger, before. What another account paid comes back in its quota: here a part is not
-of a grant but says so, `counted by:` and the account, percent-encoded; the entry has it as its flags, and all
-of it is forfeited.
+back is decided in the ledger, before. What does not come back here is a part whose id is no grant's: words
+that say why, which the entry has as its flags. `unreturned` and the units, which this quota had not collected;
+or `counted by:` and the account, percent-encoded, that paid and has it back. It stands with what is forfeited.
 
 KEYS
   1 versions  hash    @epoch and the last version issued, compared; gains this version
@@ -84,8 +84,9 @@ refused = quotas.bring_up(state, due_max)
 if refused then
   return refused
 end
-local counts = string.match(parts, "^(counted [^\n]*)")
-if not counts and state.remaining + state.covered + state.pending + amount > amounts.MAX then
+local flags, unreturned = string.match(parts, "^(%l+ [^\n]*)\n(%d+)\n")
+unreturned = tonumber(unreturned or 0)
+if state.remaining + state.covered + state.pending + amount - unreturned > amounts.MAX then
   return redis.error_reply("AMOUNT_OVERFLOW the quota would exceed 2^53 - 1")
 end
 
@@ -144,10 +145,10 @@ for _, part in ipairs(returning) do
     quotas.expect(state, "c:" .. grant.id, expires_at)
   end
 end
-local rest, grace = due - paid, grace_ms > 0 and ended or 0
+local rest, grace = due - paid, grace_ms > 0 and ended - unreturned or 0
 local answer = entries.add(state, "quota.refunded", {
   at = state.now, operation_id = refund_id, fingerprint = fingerprint, amount = amount, subject = charge_id,
-  flags = counts,
+  flags = flags,
   terms = amounts.text(ended - grace) .. " " .. amounts.text(rest + grace), details = details,
 })
 operations.remember(state, refund_id, answer)

@@ -2,9 +2,10 @@
 What has to be done when a call turns out to have used, or cost, something else. Pure.
 
 The entries of the call stay. What is charged too little is debited as used; what is charged too
-much is refunded, the newest charge first, after what was never collected; with who paid, where
-another account did. Every entry of a correction carries a record, the first with the difference:
-all records of a call add up. Of what a call took of further quota types, no entry has a record.
+much is refunded, the newest charge first, and with who paid, where another account did: each quota
+of the call gives back what it has collected above what was used. Every entry of a correction
+carries a record, the first with the difference: all records of a call add up. Of what a call took
+of further quota types, no entry has a record.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeAlias
 
 from quota_engine.commands import ChargeEntry, ChargeFate, DebitUsed, RecordUsage, RefundRequest
 from quota_engine.commands.arguments import details_text
+from quota_engine.commands.refunds import Settled
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.events import CHARGES, QUOTA_REFUNDED
 from quota_engine.instants import from_ms
@@ -208,7 +210,7 @@ def steps(
     Return what settles the difference between what was charged and what was used, in order.
 
     ``details``: what is kept with each entry beside the record. Empty when there is none. Of what
-    another account paid the fate must tell what that one did not pay, and was given back.
+    another account paid the fate must tell what that one was given back.
     """
     charge = fate.charge
     assert charge is not None
@@ -223,6 +225,7 @@ def steps(
     if currency := used.currency or recorded_cost(fate)[1]:
         told["currency"] = currency
     excess, payer = charged_units(fate) - used.units, charge.paid_by
+    charges = tuple(entry for entry in _entries(fate) if entry.kind in CHARGES)
     made: list[Step] = []
 
     def text() -> str:
@@ -241,6 +244,7 @@ def steps(
                 amount=units,
                 details=text(),
                 paid_by=entry.paid_by,
+                settled=Settled(quota=quota, units=used.units, charges=charges),
             )
         )
     if excess < 0:
@@ -291,19 +295,14 @@ def _entries(fate: ChargeFate) -> list[ChargeEntry]:
 
 
 def _given_back(fate: ChargeFate, excess: int) -> list[tuple[ChargeEntry, int]]:
-    """Deal what is to be given back to the charges, newest first; what was not paid stays so."""
+    """Deal what is to be given back to the charges, newest first; a gift is not taken again."""
     given = Counter[str]()
     for entry in fate.corrections:
         if entry.kind == QUOTA_REFUNDED:
             given[entry.subject] += entry.amount
-    charges = [entry for entry in _entries(fate) if entry.kind in CHARGES]
-    excess -= sum(entry.shortfall for entry in charges)
     dealt = []
-    for entry in reversed(charges):
-        units = min(
-            max(excess, 0),
-            entry.amount - entry.shortfall - entry.refunded - given[entry.operation_id],
-        )
+    for entry in reversed([entry for entry in _entries(fate) if entry.kind in CHARGES]):
+        units = min(max(excess, 0), entry.amount - entry.refunded - given[entry.operation_id])
         excess -= units
         if units > 0:
             dealt.append((entry, units))

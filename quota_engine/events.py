@@ -24,12 +24,14 @@ The lines, in order::
     shortfall     charged but not collectable
     subject       the hold or grant it is about, or empty
     flags         words: "late", "part", "used" ...; "counted": it moves nothing; it counts in
-                  limits only, or "by:<account, percent-encoded>" has paid
+                  limits only, or "by:<account, percent-encoded>" has paid; quota.refunded:
+                  "unreturned <units>", of its amount, that the quota had not collected
     terms         grant.issued: priority starts_at expires_at created_at (ms);
                   hold.placed, hold.extended: expires_at (ms); overdraft_limit.set: limit;
                   limit.set: all limits of the quota now (``quota_engine.limits``);
                   quota.repaired: the cause;
-                  quota.refunded: units forfeited, units that became grants of their own;
+                  quota.refunded: units forfeited, those unreturned among them, and units that
+                  became grants of their own;
                   quota.transferred_out, quota.transferred_in: units priority expires_at of each
                   part, which arrives as a grant of its own
     movements     triples: grant id, change of its remaining, change of what holds reserve of it
@@ -106,6 +108,16 @@ TELL_USAGE = CHARGES | {HOLD_RELEASED, QUOTA_REFUNDED, USAGE_RECORDED}
 
 #: What an entry's flags say where it counts in limits alone: the quota does not gate.
 COUNTED = "counted"
+#: What the flags of a refund say before the units of its amount that do not come back.
+UNRETURNED = "unreturned"
+
+
+def unreturned_in(flags: str, amount: int) -> int:
+    """Return how many of a refund's units its quota had not collected; all, where it counts."""
+    words = flags.split()
+    if COUNTED in words:
+        return amount
+    return int(words[words.index(UNRETURNED) + 1]) if UNRETURNED in words else 0
 
 
 class MalformedEntryError(Exception):

@@ -70,7 +70,7 @@ def _found(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
 
 
 def call_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
-    """Return what settles a call anew goes by: of what another account paid, how it paid that."""
+    """Return what settles a call anew goes by: of what another account paid, its refunds, too."""
     fate = yield from charge_of(quota, operation_id)
     assert fate.charge is not None
     charge = yield from _as_paid(quota, fate.charge)
@@ -87,7 +87,7 @@ def _as_paid(quota: QuotaName, entry: ChargeEntry) -> Flow[ChargeEntry]:
     there = yield from _found(payer, charge_id_in(payer, quota, entry))
     if there.charge is None:  # it was decided that it never counted
         return entry
-    return replace(entry, shortfall=there.charge.shortfall, refunded=there.charge.refunded)
+    return replace(entry, refunded=there.charge.refunded)
 
 
 def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:

@@ -149,7 +149,7 @@ ACCOUNTS = (
     ),
     Mutant(
         "what a correction has promised counts as given back",
-        "quota_engine/ledger/refunds.py",
+        "quota_engine/ledger/charges.py",
         '"mark": CORRECTION',
         '"mark": ":never:"',
         (f"{PAID}::test_who_tries_a_correction_again_finishes_what_was_promised",),

@@ -12,6 +12,7 @@ TRACING = "tests/integration/test_tracing.py"
 SCOPES = "tests/integration/test_scopes.py"
 TYPES = "tests/integration/test_metering_types.py"
 REFUNDS = "tests/integration/test_refunds.py"
+GIVEN_BACK = "tests/integration/test_given_back.py"
 SCHEDULE = "tests/integration/test_schedule.py"
 
 CALLS = (
@@ -50,6 +51,27 @@ CALLS = (
         "*charged_above(request, fate, above))",
         "*charged_above(request, fate, ()))",
         (SCOPES + "::test_a_refund_gives_back_what_the_call_took_above_too",),
+    ),
+    Mutant(
+        "what a quota gives back is bounded by what the caller's own collected",
+        "quota_engine/ledger/refunds.py",
+        "left_of(connection, request.quota, row) for request, row in charged)",
+        "left_of(connection, request.quota, row) for request, row in charged[:1])",
+        (GIVEN_BACK + "::test_a_refund_of_a_key_that_only_counts_goes_to_who_paid",),
+    ),
+    Mutant(
+        "a correction gives back what was not collected",
+        "quota_engine/ledger/dealing.py",
+        "units = min(units, _above(connection, quota, request.settled))",
+        "units = units",
+        (GIVEN_BACK + "::test_what_an_account_above_could_not_pay_is_not_given_back_there",),
+    ),
+    Mutant(
+        "what was not collected lives on for a grace",
+        "lua/refund.lua",
+        "grace_ms > 0 and ended - unreturned or 0",
+        "grace_ms > 0 and ended or 0",
+        (GIVEN_BACK + "::test_a_grace_is_for_what_was_paid_alone",),
     ),
     Mutant(
         "a correction charges accounts above nothing",

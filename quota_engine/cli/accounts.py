@@ -65,7 +65,10 @@ SCOPES = (
     *("account", "required", "available", "balance", "held", "debt", "overdraft_limit"),
     *("headroom", "grants", "frozen"),
 )
-GIVEN_BACK = ("account", "refund_id", "amount", "forfeited", "regranted", "balance", "replayed")
+GIVEN_BACK = (
+    *("account", "refund_id", "amount", "forfeited", "regranted", "unreturned", "balance"),
+    "replayed",
+)
 LIMITS = ("account", "of", "per", "window", "cap", "used", "headroom", "resets_at")
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),

@@ -21,7 +21,7 @@ from quota_engine.commands.quotas import Allocation
 from quota_engine.commands.shares import suffix_beside, suffix_of
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, OperationNotFoundError
-from quota_engine.events import COUNTED
+from quota_engine.events import COUNTED, UNRETURNED, unreturned_in
 from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.payers import BY, payer_word
 
@@ -37,7 +37,8 @@ class Refunded:
     What a refund gave back, in units of the quota type.
 
     ``allocations`` says to which grants; the rest of ``amount`` paid debt, except ``forfeited``,
-    whose grants have ended, and ``regranted``, which became grants of its own.
+    whose grants have ended, ``regranted``, which became grants of its own, and ``unreturned``,
+    which this quota had not collected, or has given back before.
     """
 
     refund_id: str
@@ -47,12 +48,30 @@ class Refunded:
     amount: int
     forfeited: int
     regranted: int
+    unreturned: int
     balance: int
     version: int
     allocations: tuple[Allocation, ...]
     replayed: bool = False
     #: What it gave back in the accounts above, each to its own grants.
     scopes: tuple[Refunded, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """
+    A call that is settled anew: what it used in all, and what its own quota was charged for it.
+
+    Each of its quotas gives back what it has collected above ``units``.
+    """
+
+    quota: QuotaName
+    units: int
+    charges: tuple[ChargeEntry, ...]
+
+    def ids_in(self, quota: QuotaName) -> tuple[str, ...]:
+        """Return the ids of its charges in one of its quotas."""
+        return tuple(charge_id_in(quota, self.quota, charge) for charge in self.charges)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +85,12 @@ class RefundRequest:
     #: How long a grant lives that is made for what ended grants had paid; 0: that is forfeited.
     grace_ms: int = 0
     details: str = ""
-    #: Of another account that the call charged: as much of it as is left there, at most.
+    #: Of another account, which the call may have charged too.
     is_share: bool = False
     #: The account that paid: it is given the units, and the quota has an entry that counts them.
     paid_by: str | None = None
+    #: The call that is settled anew by it; None: it is a gift.
+    settled: Settled | None = None
 
 
 def charged_to(request: RefundRequest, fate: ChargeFate) -> tuple[RefundRequest, ...]:
@@ -171,6 +192,16 @@ class RefundPart:
         return cls(f"{COUNTED} {BY}{payer_word(paid_by)}", units, 0, 0, 0, 0)
 
     @classmethod
+    def unreturned(cls, units: int) -> RefundPart:
+        """Return units that the quota has not collected: none come back, the entry says so."""
+        return cls(f"{UNRETURNED} {units}", units, 0, 0, 0, 0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether its units come back to a grant: what says why they do not is no grant's id."""
+        return " " not in self.grant_id
+
+    @classmethod
     def of(cls, grant: PaidBy, units: int) -> RefundPart:
         """Return ``units`` of a grant as the log left it."""
         return cls(
@@ -199,7 +230,7 @@ class Refund(Command[Refunded]):
     refund_id: str
     charge_id: str
     amount: int
-    #: In the order in which they are given: last taken first.
+    #: First what does not come back, then in the order in which they are given: last taken first.
     parts: tuple[RefundPart, ...]
     grace_ms: int = 0
     details: str = ""
@@ -229,14 +260,16 @@ class Refund(Command[Refunded]):
     def refunded(self, answer: Operation, *, replayed: bool) -> Refunded:
         """Return the result that ``answer``, of Redis or of the ledger, stands for."""
         forfeited, regranted = map(int, answer.terms.split())
+        unreturned = unreturned_in(answer.flags, answer.amount)
         return Refunded(
             refund_id=self.refund_id,
             operation_id=self.charge_id,
             account=self.quota.account,
             quota_type=self.quota.quota_type,
             amount=answer.amount,
-            forfeited=forfeited,
+            forfeited=forfeited - unreturned,
             regranted=regranted,
+            unreturned=unreturned,
             balance=answer.balance + regranted,
             version=answer.version,
             allocations=tuple(

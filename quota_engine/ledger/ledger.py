@@ -22,8 +22,8 @@ from quota_engine.commands.steps import HoldFate, OperationFate
 from quota_engine.corrections import CallOfModel
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.keys import QuotaName, shard_of
+from quota_engine.ledger import charges, intents, refunds, shards, snapshots
 from quota_engine.ledger import history as histories
-from quota_engine.ledger import intents, refunds, shards, snapshots
 from quota_engine.ledger.alert_rules import KnownRules
 from quota_engine.ledger.connection import (
     CONNECT_TIMEOUT_S,
@@ -169,17 +169,17 @@ class Ledger:
     def find_charge(self, quota: QuotaName, operation_id: str) -> ChargeFate:
         """Return a charge and its corrections, as of the quota's head."""
         with self.transaction() as connection:
-            return refunds.find_charge(connection, quota, operation_id)
+            return charges.find_charge(connection, quota, operation_id)
 
     def quotas_of_call(self, operation_id: str) -> list[QuotaName]:
         """Return the quotas in which a call left a usage record."""
         with self.transaction() as connection:
-            return refunds.quotas_of_call(connection, operation_id)
+            return charges.quotas_of_call(connection, operation_id)
 
     def quotas_beside(self, quota: QuotaName, operation_id: str) -> list[QuotaName]:
         """Return which further quota types of its account a charge took in the same step."""
         with self.transaction() as connection:
-            return refunds.quotas_beside(connection, quota, operation_id)
+            return charges.quotas_beside(connection, quota, operation_id)
 
     def history(
         self, quota: QuotaName, after_version: int = 0, limit: int | None = None
@@ -252,8 +252,7 @@ class Ledger:
     def record_refunds(self, requests: Sequence[RefundRequest]) -> list[RecordedRefund]:
         """Promise refunds; decide how much of each charge may be given back, and to whom."""
         with self.transaction() as connection:
-            found = (refunds.record_refund(connection, request) for request in requests)
-            return [one for one in found if one is not None]
+            return refunds.record_refunds(connection, requests)
 
     def withdraw_refund(self, quota: QuotaName, refund_id: str) -> None:
         """Forget the promise of a refund that was refused; does nothing once it was kept."""

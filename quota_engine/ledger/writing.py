@@ -15,7 +15,7 @@ import psycopg
 
 from quota_engine.chain import Grant, Hold, Misfit, QuotaLog
 from quota_engine.commands.refunds import RefundPart
-from quota_engine.events import QUOTA_REFUNDED, Movement, movements_text
+from quota_engine.events import QUOTA_REFUNDED, Entry, movements_text, unreturned_in
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.arrays import columns
 from quota_engine.ledger.incoming import Details, Incoming, details_of
@@ -199,7 +199,7 @@ def write_refunds(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetim
             entry.operation_id,
             entry.subject,
             entry.amount,
-            json.dumps([_returned(move) for move in entry.movements]),
+            json.dumps([part.words() for part in _returned(entry)]),
             entry.version,
         )
         for entry in refunds
@@ -208,9 +208,13 @@ def write_refunds(cursor: Cursor, rows: Iterable[Recorded], recorded_at: datetim
         cursor.execute(_REFUNDS, (recorded_at, *columns(told, 7)))
 
 
-def _returned(move: Movement) -> Sequence[str]:
-    """Return what a refund gave a grant, without the terms: nobody will apply it again."""
-    return RefundPart(move.grant_id, move.remaining, 0, 0, 0, 0).words()
+def _returned(entry: Entry) -> list[RefundPart]:
+    """Return what a refund gave, without the terms of grants: nobody will apply it again."""
+    unreturned = unreturned_in(entry.flags, entry.amount)
+    return [
+        *([RefundPart.unreturned(unreturned)] if unreturned else []),
+        *(RefundPart(move.grant_id, move.remaining, 0, 0, 0, 0) for move in entry.movements),
+    ]
 
 
 def write_quarantine(

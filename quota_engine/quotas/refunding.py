@@ -39,7 +39,9 @@ class Refunding(Deciding):
             return repeated
         self._refuse_if_frozen()
         self._bring_up(now_ms, due_max)
-        if self.remaining + self.covered + self.pending + amount > AMOUNT_MAX:
+        # what does not come back says why in place of a grant's id
+        flags, unreturned = parts[0][:2] if parts and " " in parts[0][0] else ("", 0)
+        if self.remaining + self.covered + self.pending + amount - unreturned > AMOUNT_MAX:
             raise Refused("AMOUNT_OVERFLOW")
         owed = amount - sum(part[1] for part in parts)
         paid = min(self.debt, owed)
@@ -50,8 +52,7 @@ class Refunding(Deciding):
                 self._flow_in(grant, part[1])
             else:
                 ended += part[1]
-        counts = next((part[0] for part in parts if part[0].startswith(f"{events.COUNTED} ")), "")
-        grace = ended if grace_ms else 0
+        grace = ended - unreturned if grace_ms else 0
         entry = self._write(
             events.QUOTA_REFUNDED,
             now_ms,
@@ -59,7 +60,7 @@ class Refunding(Deciding):
             amount=amount,
             fingerprint=fingerprint,
             subject=charge_id,
-            flags=counts,
+            flags=flags,
             terms=f"{ended - grace} {owed - paid + grace}",
             details=details,
         )

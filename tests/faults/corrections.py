@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.faults.history import CORRECTION, SUFFIX, Call, Key, MayLose, payer_in
+from tests.faults.plain_model import unreturned_in
 from tests.faults.shares import CHARGES, suffix_of
 
 REFUNDED = "quota.refunded"
@@ -30,6 +31,13 @@ class Entry:
     amount: int
     shortfall: int
     flags: str
+
+    @property
+    def collected(self) -> int:
+        """What it took of its quota; negative: what it gave back there."""
+        if self.is_refund:
+            return unreturned_in(self.flags, self.amount) - self.amount
+        return 0 if "counted" in self.flags else self.amount - self.shortfall
 
     @property
     def change(self) -> int:
@@ -104,25 +112,41 @@ def _wrong_about(key: Key, calls: Sequence[Call], entries: Sequence[Entry]) -> I
         if missing := set(call.ids) - ids:
             yield f"{call} was told that it wrote {sorted(missing)}, and is lost"
     payer = payer_in(first.flags) or key[0]
-    yield from _wrong_elsewhere(key, payer, corrections, entries)
+    yield from _wrong_elsewhere(key, corrections, entries)
+    # what was given away of it is not given back again
     paid = [one for one in entries if one.account == payer]
-    shortfall = sum(one.shortfall for one in paid)
-    left = sum(-one.amount if one.is_refund else one.amount - one.shortfall for one in paid)
+    left = sum(-one.amount if one.is_refund else one.amount for one in paid)
     charged = sum(one.change for one in own)
     targets = _last_said(calls)
-    if targets is None or charged in targets:
+    if targets is None:
         return
-    # what was not collected is not given back, nor what was given back already
-    above = [target for target in targets if charged > target]
-    if not above or (left and all(charged - target > shortfall for target in above)):
+    if charged not in targets and (left or charged < min(targets)):
         yield (
-            f"{key} is charged {charged} by {len(own)} entries, {left} can be given back and"
-            f" {shortfall} were not collected; said was {sorted(targets)}"
+            f"{key} is charged {charged} by {len(own)} entries, {left} can be given back; said"
+            f" was {sorted(targets)}"
         )
+    if all(call.outcome == "done" for call in calls):
+        yield from _wrong_sums(key, entries)
+
+
+def _wrong_sums(key: Key, entries: Sequence[Entry]) -> Iterator[str]:
+    """Say which quota has given back another part of what it collected than what was not used."""
+    if any(one.is_refund and one.number is None for one in entries):
+        return  # a gift comes out of what could be given back
+    for account in {one.account for one in entries}:
+        charged = collected = least = 0
+        for one in sorted(
+            (one for one in entries if one.account == account), key=lambda one: one.number or 0
+        ):
+            charged += one.change
+            collected += one.collected
+            least = min(least, charged) if one.is_refund else least + one.collected
+        if collected != least:
+            yield f"{account} has collected {collected} of {key}, and should have {least}"
 
 
 def _wrong_elsewhere(
-    key: Key, payer: str, corrections: dict[int | None, Entry], entries: Sequence[Entry]
+    key: Key, corrections: dict[int | None, Entry], entries: Sequence[Entry]
 ) -> Iterator[str]:
     """Say which correction has not done the same wherever the call was charged."""
     made, charged = defaultdict[str, set[int | None]](set), set[str]()
@@ -134,14 +158,10 @@ def _wrong_elsewhere(
             continue
         made[one.account].add(one.number)
         own = corrections.get(one.number)
-        is_part = one.is_refund and one.account != payer  # what is left above is given back there
-        if own is None or not (own.change == one.change or (is_part and own.change < one.change)):
+        if own is None or own.change != one.change:
             yield f"{own} of {key} is {one} in another quota"
     for account in charged:
-        of_all = {
-            number for number, one in corrections.items() if account == payer or not one.is_refund
-        }
-        if missing := of_all - made[account]:
+        if missing := set(corrections) - made[account]:
             numbers = sorted(missing, key=str)
             yield f"{account} was charged for {key}, but not corrected by {numbers}"
 

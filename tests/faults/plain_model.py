@@ -6,6 +6,7 @@ It must not know the engine's code, nor what clients asked for.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,17 +88,24 @@ def is_needless(row: Any, free: int) -> bool:
     return is_new and " by:" in row.flags and row.amount <= max(free, 0)
 
 
+def unreturned_in(flags: str, amount: int) -> int:
+    """Return what of a refund's amount did not come back in its quota."""
+    if "counted" in flags.split():
+        return amount
+    found = re.search(r"\bunreturned (\d+)", flags)
+    return int(found[1]) if found else 0
+
+
 def wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
     """Say which charge was given back above what it took."""
     taken: dict[tuple[str, str, str], int] = {}
     returned: dict[tuple[str, str, str], int] = {}
     for row in entries:
         is_counted = "counted" in row.flags.split()
-        if row.kind == "quota.refunded" and is_counted:
-            continue  # in the log of who paid it is one more
         if row.kind == "quota.refunded":
             charge = (row.account, row.quota_type, row.subject)
-            returned[charge] = returned.get(charge, 0) + row.amount
+            units = row.amount - unreturned_in(row.flags, row.amount)
+            returned[charge] = returned.get(charge, 0) + units
         else:
             paid = 0 if is_counted else row.amount - row.shortfall
             taken[row.account, row.quota_type, row.operation_id] = paid

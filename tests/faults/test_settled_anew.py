@@ -70,10 +70,22 @@ def test_what_nobody_asked_for_is_seen() -> None:
 
 def test_what_was_not_collected_or_is_gone_is_not_given_back() -> None:
     short = row("quota.debited", "d", 10, shortfall=4)
-    assert wrong([said(6, 1)], [short]) == ""
-    assert "is charged 10" in wrong([said(5, 1)], [short])
-    assert wrong([said(5, 1)], [short, row("quota.refunded", "gift", 6, subject="d")]) == ""
+    assert "is charged 10" in wrong([said(6, 1)], [short])
     assert "is charged 10" in wrong([said(11, 1)], [short]), "more is always charged"
+    gift = row("quota.refunded", "gift", 10, subject="d", flags="unreturned 4")
+    assert wrong([said(5, 1)], [short, gift]) == "", "all was given away"
+    for units, unreturned, is_right in ((4, 4, True), (4, 0, False), (7, 4, True), (7, 7, False)):
+        flags = f"unreturned {unreturned}"
+        less = row("quota.refunded", "d:correction:1", units, subject="d", flags=flags)
+        assert (wrong([said(10 - units, 1)], [short, less]) == "") is is_right
+    more = row("quota.debited", "d:correction:2", 5, shortfall=1)
+    calls = [said(6, 1), said(11, 3)]
+    less = row("quota.refunded", "d:correction:1", 4, subject="d", flags="unreturned 4")
+    assert wrong(calls, [short, less, more]) == ""
+    least = row("quota.refunded", "d:correction:3", 3, subject="d", flags="unreturned 1")
+    assert wrong([*calls, said(8, 5)], [short, less, more, least]) == ""
+    least.flags = ""
+    assert "should have 8" in wrong([*calls, said(8, 5)], [short, less, more, least])
 
 
 def test_who_paid_has_the_same_corrections() -> None:
@@ -91,14 +103,16 @@ def test_who_paid_has_the_same_corrections() -> None:
     assert "in another quota" in wrong([said(6, 1)], [*own, *there])
 
 
-def test_above_as_much_is_given_back_as_is_left_there() -> None:
+def test_above_the_same_is_settled() -> None:
     there = [
-        row("quota.debited", f"d{SUFFIX}", 10, account="acme"),
-        row("quota.refunded", f"d:correction:1{SUFFIX}", 3, account="acme", subject=f"d{SUFFIX}"),
+        row("quota.debited", f"d{SUFFIX}", 10, account="acme", shortfall=1),
+        row("quota.refunded", f"d:correction:1{SUFFIX}", 4, account="acme", subject=f"d{SUFFIX}"),
     ]
+    assert "acme has collected 5" in wrong([said(6, 1)], [CHARGE, LESS, *there])
+    there[1].flags = "unreturned 1"
     assert wrong([said(6, 1)], [CHARGE, LESS, *there]) == ""
     there[1].amount = 5
     assert "in another quota" in wrong([said(6, 1)], [CHARGE, LESS, *there])
-    assert "not corrected by [2]" in wrong([said(9, 1)], [CHARGE, LESS, MORE, there[0]])
+    assert "not corrected by [1, 2]" in wrong([said(9, 1)], [CHARGE, LESS, MORE, there[0]])
     there[1:] = [row("quota.debited", f"d:correction:2{SUFFIX}", 2, account="acme")]
     assert "in another quota" in wrong([said(9, 1)], [CHARGE, LESS, MORE, *there])

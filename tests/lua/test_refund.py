@@ -81,6 +81,21 @@ def test_what_another_account_paid_is_counted_and_moves_nothing(scene: Scene) ->
     assert scene.sums == before
 
 
+def test_what_was_not_collected_comes_back_to_nobody(scene: Scene) -> None:
+    scene.load()
+    scene.issue("g", 10, expires_at_ms=NOON_MS + 5)
+    scene.issue("h", 10)
+    scene.debit("d", 18)
+    parts = (RefundPart.unreturned(7), part("h", 5), part("g", 3, NOON_MS + 5))
+    scene.pass_time(5)
+    answer = scene.refund("r", 15, *parts, grace_ms=100)
+    assert answer[5:] == ["7", "0", "0", "unreturned 7", "7 3", "h 5 0"]
+    assert scene.log[-1] == ("grant.issued", "r:grace", 3)
+    assert scene.sums == (10, 0, 0)
+    scene.issue("most", 2**53 - 20)
+    assert scene.refund("s", 12, RefundPart.unreturned(12))[0] == "REFUNDED"
+
+
 def test_a_voided_grant_gets_nothing_back_even_if_the_ledger_has_not_heard_of_it(
     scene: Scene,
 ) -> None:

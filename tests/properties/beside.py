@@ -234,10 +234,11 @@ def refund_of(
 ) -> Refund:
     """Return the refund of a charge, or of a part of it, as the ledger would decide."""
     collected = charge.amount - charge.shortfall
-    amount = min(amount, collected)
+    amount = min(amount, charge.amount)
+    units = min(amount, collected)
     taken = [(move.grant_id, move.consumed) for move in charge.movements if move.consumed]
-    rest = amount - min(amount, collected - sum(units for _, units in taken))
-    parts = []
+    rest = units - min(units, collected - sum(units for _, units in taken))
+    parts = [RefundPart.unreturned(amount - units)] if units < amount else []
     for grant_id, units in reversed(taken):
         if part := min(units, rest):
             parts.append(RefundPart.of(grants[grant_id], part))

@@ -1,0 +1,149 @@
+"""
+What comes back of a call whose quotas collected different amounts of it.
+
+Goal: each quota gives back of its own what it collected, whatever the caller's could pay. Method:
+both engines and their stores, keys that only count, quotas that are short or in the shadow.
+"""
+
+from __future__ import annotations
+
+import inspect
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from quota_engine import InvalidAmountError
+from quota_engine.jobs.verify import verify
+from tests.engines import NOON, Engines, TestClock
+
+pytestmark = pytest.mark.anyio
+
+KEY, ACME, TOKENS = "acme/key", "acme", "text_token"
+FACTS = {"account": KEY, "quota_type": TOKENS}
+
+
+async def limited_key(call: Engines) -> None:
+    """The key has a limit and nothing granted: it counts what the organisation pays."""
+    await said(call.engine.limits.set(KEY, TOKENS, 1_000, per="hour"))
+    await call("issue_grant", ACME, TOKENS, 1_000)
+
+
+async def said(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+async def balances(call: Engines) -> tuple[int, int]:
+    own, above = [(await call("read_balance", one, TOKENS)).balance for one in (KEY, ACME)]
+    return own, above
+
+
+async def sound(call: Engines) -> None:
+    await call("drain")
+    assert list(verify(call.engine.deployment.ledger)) == []
+    assert (await call("reconcile")).drifts == ()
+
+
+async def test_a_refund_of_a_key_that_only_counts_goes_to_who_paid(call: Engines) -> None:
+    await limited_key(call)
+    await call("debit", KEY, TOKENS, 100, operation_id="d")
+    refund = await call("refund", KEY, TOKENS, "d", 50, "r")
+    assert (refund.amount, refund.unreturned, refund.forfeited) == (50, 50, 0)
+    assert [(one.account, one.amount, one.unreturned) for one in refund.scopes] == [(ACME, 50, 0)]
+    assert await balances(call) == (0, 950)
+    again = await call("refund", KEY, TOKENS, "d", 50, "r")
+    assert (again.replayed, again.unreturned) == (True, 50)
+    with pytest.raises(InvalidAmountError, match="50 of the 100 units"):
+        await call("refund", KEY, TOKENS, "d", 51)
+    await said(call.engine.limits.remove(KEY, TOKENS, per="hour"))
+    rest = await call("refund", KEY, TOKENS, "d")
+    assert (rest.amount, rest.scopes[0].balance) == (50, 1_000)
+    statement = await call("statement", KEY, TOKENS)
+    assert (statement.refunded, statement.closing, statement.difference) == (0, 0, 0)
+    await sound(call)
+
+
+async def test_a_correction_of_a_key_that_only_counts_goes_to_who_paid(call: Engines) -> None:
+    await limited_key(call)
+    await call("debit", KEY, TOKENS, 100, operation_id="d", usage={"input_tokens": 100})
+    for units, left in ((60, 940), (60, 940), (80, 920), (10, 990), (0, 1_000)):
+        await call("correct_usage", "d", {"input_tokens": units}, **FACTS)
+        assert await balances(call) == (0, left)
+    await call("drain")
+    records = await call("usage", KEY)
+    assert sum(one.counted("input_tokens") for one in records) == 0
+    assert sum(one.amount for one in records) == 0
+    await sound(call)
+
+
+@pytest.mark.parametrize("is_in_shadow", [False, True])
+async def test_each_quota_gives_back_what_it_collected(call: Engines, is_in_shadow: bool) -> None:
+    if is_in_shadow:
+        await said(call.engine.accounts.set_enforcement(KEY, "shadow"))
+    await call("issue_grant", KEY, TOKENS, 10)
+    await call("issue_grant", ACME, TOKENS, 100)
+    hold = await call("place_hold", KEY, TOKENS, 10, operation_id="h")
+    await call("capture_hold", hold, 50)
+    assert await balances(call) == (0, 50)
+    refund = await call("refund", KEY, TOKENS, "h", 20)
+    assert (refund.amount, refund.unreturned) == (20, 10)
+    assert await balances(call) == (10, 70)
+    await call("refund", KEY, TOKENS, "h")
+    assert await balances(call) == (10, 100)
+    with pytest.raises(InvalidAmountError, match="0 of the 50 units"):
+        await call("refund", KEY, TOKENS, "h", 1)
+    await sound(call)
+
+
+async def test_corrections_leave_no_quota_charged_more_than_was_used(call: Engines) -> None:
+    await call("issue_grant", KEY, TOKENS, 10)
+    await call("issue_grant", ACME, TOKENS, 100)
+    hold = await call("place_hold", KEY, TOKENS, 10, operation_id="h")
+    await call("capture_hold", hold, 50)
+    for units, left in ((30, (0, 70)), (5, (5, 95)), (5, (5, 95)), (25, (0, 75)), (0, (10, 100))):
+        corrected = await call("correct_usage", "h", units, **FACTS)
+        assert (corrected.units, await balances(call)) == (units, left)
+    await sound(call)
+
+
+async def test_what_an_account_above_could_not_pay_is_not_given_back_there(call: Engines) -> None:
+    await call("issue_grant", KEY, TOKENS, 100)
+    await call("issue_grant", ACME, TOKENS, 50)
+    hold = await call("place_hold", KEY, TOKENS, 30, operation_id="h")
+    await call("capture_hold", hold, 70)
+    assert await balances(call) == (30, 0)
+    await call("correct_usage", "h", 60, **FACTS)
+    assert await balances(call) == (40, 0)
+    await call("correct_usage", "h", 40, **FACTS)
+    assert await balances(call) == (60, 10)
+    await sound(call)
+
+
+async def test_what_one_charge_of_a_call_left_unpaid_counts_for_all_of_it(call: Engines) -> None:
+    await call("issue_grant", KEY, TOKENS, 10)
+    await call("issue_grant", ACME, TOKENS, 200)
+    options = {"operation_id": "d", "already_used": True}
+    await call("debit", KEY, TOKENS, 50, **options)
+    await call("issue_grant", KEY, TOKENS, 20)
+    await call("correct_usage", "d", 70, **FACTS)
+    assert await balances(call) == (0, 130)
+    await call("correct_usage", "d", 20, **FACTS)
+    assert await balances(call) == (10, 180), "30 were collected of the key, 20 were used"
+    await call("refund", KEY, TOKENS, "d", 5)
+    await call("correct_usage", "d", 8, **FACTS)
+    assert await balances(call) == (20, 197), (
+        "of the first charge the key has 10 to give, all in all"
+    )
+    await sound(call)
+
+
+async def test_a_grace_is_for_what_was_paid_alone(timed: Engines, clock: TestClock) -> None:
+    await timed("issue_grant", KEY, TOKENS, 10, expires_at=NOON + timedelta(hours=1))
+    await timed("issue_grant", ACME, TOKENS, 100)
+    hold = await timed("place_hold", KEY, TOKENS, 10, operation_id="h")
+    await timed("capture_hold", hold, 50)
+    clock.forward(hours=2)
+    refund = await timed("refund", KEY, TOKENS, "h", 20, grace=timedelta(days=1))
+    assert (refund.regranted, refund.unreturned, refund.forfeited) == (10, 10, 0)
+    assert await balances(timed) == (10, 70)
+    await sound(timed)
