@@ -36,7 +36,7 @@ from quota_engine.errors import (
 )
 from quota_engine.events import CHARGES
 from quota_engine.flows import settled
-from quota_engine.keys import QuotaName
+from quota_engine.keys import QuotaName, parents_of
 
 #: Something else has the refund's id: its promise can never be kept.
 NEVER = (IdempotencyConflictError, OperationCancelledError)
@@ -90,43 +90,53 @@ def _as_paid(quota: QuotaName, entry: ChargeEntry) -> Flow[ChargeEntry]:
     return replace(entry, refunded=there.charge.refunded)
 
 
-def refunded(request: RefundRequest, above: Sequence[str]) -> Flow[Refunded]:
+def refunded(request: RefundRequest, scopes: Sequence[str] | None) -> Flow[Refunded]:
     """
-    Give back a charge: to who paid, and to those of the accounts ``above`` that the call charged.
+    Give back a charge: to who paid, and to those of ``scopes`` (None: to all) that it charged.
 
     As with grants, a promise of somebody else may have been kept long ago. What another account
     than the first of them cannot take now is left to the workers.
     """
     fate = yield from charge_of(request.quota, request.operation_id)
-    requests = (*charged_to(request, fate), *charged_above(request, fate, above))
+    assert fate.charge is not None
+    call = fate.charge if request.settled is None else request.settled.charges[0]
+    others = _beside(request.quota, call, scopes)
+    requests = (*charged_to(request, fate), *charged_above(request, fate, others))
     recorded: list[RecordedRefund] = yield RecordRefunds(requests)
     ours = [one.command for one in recorded if one.is_new]
     if any(not one.is_new and one.applied is None for one in recorded):
         yield PersistTail(request.quota)
         recorded = yield RecordRefunds(requests)
-    first, *others = recorded
+    first, *beside = recorded
     try:
         made = yield from _made(first)
     except REFUSED:
         for command in ours:
             yield WithdrawRefund(command.quota, command.refund_id)
         raise
-    scopes = []
-    for other in others:
+    made_beside = []
+    for other in beside:
         try:
-            scopes.append((yield from _made(other)))
+            made_beside.append((yield from _made(other)))
         except NEVER:
             yield WithdrawRefund(other.command.quota, other.command.refund_id)
         except REFUSED:
             continue
-    return replace(made, scopes=tuple(scopes))
+    return replace(made, scopes=tuple(made_beside))
 
 
-def charged_by(quota: QuotaName, fate: ChargeFate, above: Sequence[str]) -> Flow[list[QuotaName]]:
-    """Return in which quotas above its own a call left a charge."""
+def _beside(quota: QuotaName, call: ChargeEntry, scopes: Sequence[str] | None) -> Sequence[str]:
+    """Return in which other accounts a call may have left a charge: above, or named by it."""
+    return (*parents_of(quota.account), *call.scopes) if scopes is None else scopes
+
+
+def charged_by(
+    quota: QuotaName, fate: ChargeFate, scopes: Sequence[str] | None
+) -> Flow[list[QuotaName]]:
+    """Return in which quotas of other accounts a call left a charge, of ``scopes`` or of all."""
     assert fate.charge is not None
     found = []
-    for account in above:
+    for account in _beside(quota, fate.charge, scopes):
         other = QuotaName(account, quota.quota_type)
         there: ChargeFate = yield FindCharge(other, charge_id_in(other, quota, fate.charge))
         if there.charge is not None:

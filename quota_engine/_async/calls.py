@@ -40,6 +40,7 @@ from quota_engine.commands import (
     ReleaseHold,
 )
 from quota_engine.commands.arguments import details_text
+from quota_engine.commands.shares import scopes_told
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.ids import checked_id
 from quota_engine.keys import QuotaName
@@ -126,12 +127,13 @@ class AsyncCalls(
         what can't be paid is recorded as shortfall. While Redis is away it is ``.spooled``.
         ``provider`` and ``model`` are told with a refusal only: see ``reports.refusals``.
         """
+        asked = asked_of(account, quota_type, amount, scopes, self._settings)
         details = {
             "usage": usage_counts(usage),
             "reference": checked_text(reference, name="reference"),
+            "scopes": scopes_told(asked.quota, asked.shares),
         }
         kind = DebitUsed if already_used else Debit
-        asked = asked_of(account, quota_type, amount, scopes, self._settings)
         command = kind(
             quota=asked.quota,
             operation_id=self._id(operation_id, "op"),
@@ -257,7 +259,12 @@ class AsyncCalls(
             operation_id=f"{hold_id}:capture" if final else self._id(operation_id, "op"),
             amount=used.amount,
             is_final=bool(final),
-            details=details_text({"usage": usage_counts(usage)}),
+            details=details_text(
+                {
+                    "usage": usage_counts(usage),
+                    "scopes": scopes_told(used.quota, used.shares),
+                }
+            ),
             shares=used.shares,
         )
         flow = flows.captured(command, was_placed=self._was_placed(hold, command))

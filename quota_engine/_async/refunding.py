@@ -51,12 +51,12 @@ class AsyncRefunding(AsyncCalling):
 
         They return to the grants that paid, last taken first; what was debt pays debt. What ended
         grants had paid is forfeited, or with ``grace`` becomes a grant that lives so long. Never
-        more than was taken, all refunds together: else ``InvalidAmountError``. Accounts above get
-        back what the call took of them, as much at most: ``.scopes``; of a call that named
-        ``scopes`` say them again. Idempotent by ``refund_id``. Raises ``OperationNotFoundError``.
-        Waits until the ledger has the charge.
+        more than was taken, all refunds together: else ``InvalidAmountError``. So do the other
+        quotas that the call charged (``scopes``: of these accounts only), each of the same units
+        what it had collected of them: ``.scopes``; the rest is ``.unreturned`` there. Idempotent
+        by ``refund_id``. Raises ``OperationNotFoundError``. Waits until the ledger has the charge.
         """
-        above = accounts_beside(account, scopes)
+        others = None if scopes is None else accounts_beside(account, scopes)
         request = RefundRequest(
             quota=self._quota(account, quota_type),
             refund_id=self._id(refund_id, "refund"),
@@ -70,7 +70,7 @@ class AsyncRefunding(AsyncCalling):
                 }
             ),
         )
-        return await self._transport.drive(refunding.refunded(request, above), "refund")
+        return await self._transport.drive(refunding.refunded(request, others), "refund")
 
     async def correct_usage(
         self,
@@ -95,7 +95,8 @@ class AsyncRefunding(AsyncCalling):
         unbilled stays so, only its record is corrected. The same usage again changes nothing; two
         callers who correct a call at once have one effect, or ``IdempotencyConflictError``: ask
         again then. Account and quota type are needed where the id is used in several quotas.
-        Accounts above, or those of the call's ``scopes``, are settled as it is.
+        The other quotas that the call charged (``scopes``: of these accounts only) are settled as
+        it is: none is charged more than was used.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         await self._transport.connect()
@@ -110,13 +111,13 @@ class AsyncRefunding(AsyncCalling):
             calls += await self._beside(quota, fate)
         # all is known before anything is written
         asked = [(*call, await self._used(*call, record, whole)) for call in calls]
-        above = accounts_beside(quota.account, scopes)
-        first, *others = [
-            await self._settle(*one, above, reference=reference, actor=actor) for one in asked
+        others = None if scopes is None else accounts_beside(quota.account, scopes)
+        first, *beside = [
+            await self._settle(*one, others, reference=reference, actor=actor) for one in asked
         ]
-        if others:
+        if beside:
             await self._check_undisturbed(quota, fate, first)
-        return replace(first, beside=tuple(others))
+        return replace(first, beside=tuple(beside))
 
     async def _check_undisturbed(
         self, quota: QuotaName, seen: ChargeFate, made: CorrectedUsage
@@ -222,7 +223,7 @@ class AsyncRefunding(AsyncCalling):
         quota: QuotaName,
         fate: ChargeFate,
         used: Used,
-        above: Sequence[str],
+        scopes: Sequence[str] | None,
         *,
         reference: str | None,
         actor: str | None,
@@ -235,12 +236,14 @@ class AsyncRefunding(AsyncCalling):
         operation_ids = []
         for step in corrections.steps(quota, fate, used, details):
             if isinstance(step, RefundRequest):
-                await self._transport.drive(refunding.refunded(step, above))
+                await self._transport.drive(refunding.refunded(step, scopes))
                 operation_ids.append(step.refund_id)
             else:
                 command: Command[Any] = step
                 if isinstance(step, DebitUsed):
-                    charged = await self._transport.drive(refunding.charged_by(quota, fate, above))
+                    charged = await self._transport.drive(
+                        refunding.charged_by(quota, fate, scopes)
+                    )
                     shares = tuple(Share(other, step.amount) for other in charged)
                     command = replace(step, shares=shares)
                 await self._transport.drive(flows.settled(command))

@@ -12,7 +12,7 @@ from quota_engine.commands import ChargeFate
 from quota_engine.corrections import CorrectedUsage, RatedQuota, RerateReport, Used, admitted_at
 from quota_engine.errors import InvalidArgumentError, PricingNotFoundError
 from quota_engine.instants import to_ms
-from quota_engine.keys import QuotaName, parents_of
+from quota_engine.keys import QuotaName
 from quota_engine.prices.price import checked_model, checked_provider
 from quota_engine.units import is_credit
 from quota_engine.usage import Usage
@@ -70,8 +70,7 @@ class AsyncRerating(AsyncRefunding):
                     continue
                 outcome = corrections.corrected(*one, ())
                 if not dry_run:
-                    above = parents_of(quota.account)
-                    outcome = await self._settle(*one, above, reference=reference, actor=actor)
+                    outcome = await self._settle(*one, None, reference=reference, actor=actor)
                 _add(quotas, one[0], outcome)
         places = sorted(quotas, key=lambda place: (place[0].account, place[0].quota_type))
         return RerateReport(

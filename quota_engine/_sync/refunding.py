@@ -52,12 +52,12 @@ class Refunding(Calling):
 
         They return to the grants that paid, last taken first; what was debt pays debt. What ended
         grants had paid is forfeited, or with ``grace`` becomes a grant that lives so long. Never
-        more than was taken, all refunds together: else ``InvalidAmountError``. Accounts above get
-        back what the call took of them, as much at most: ``.scopes``; of a call that named
-        ``scopes`` say them again. Idempotent by ``refund_id``. Raises ``OperationNotFoundError``.
-        Waits until the ledger has the charge.
+        more than was taken, all refunds together: else ``InvalidAmountError``. So do the other
+        quotas that the call charged (``scopes``: of these accounts only), each of the same units
+        what it had collected of them: ``.scopes``; the rest is ``.unreturned`` there. Idempotent
+        by ``refund_id``. Raises ``OperationNotFoundError``. Waits until the ledger has the charge.
         """
-        above = accounts_beside(account, scopes)
+        others = None if scopes is None else accounts_beside(account, scopes)
         request = RefundRequest(
             quota=self._quota(account, quota_type),
             refund_id=self._id(refund_id, "refund"),
@@ -71,7 +71,7 @@ class Refunding(Calling):
                 }
             ),
         )
-        return self._transport.drive(refunding.refunded(request, above), "refund")
+        return self._transport.drive(refunding.refunded(request, others), "refund")
 
     def correct_usage(
         self,
@@ -96,7 +96,8 @@ class Refunding(Calling):
         unbilled stays so, only its record is corrected. The same usage again changes nothing; two
         callers who correct a call at once have one effect, or ``IdempotencyConflictError``: ask
         again then. Account and quota type are needed where the id is used in several quotas.
-        Accounts above, or those of the call's ``scopes``, are settled as it is.
+        The other quotas that the call charged (``scopes``: of these accounts only) are settled as
+        it is: none is charged more than was used.
         Raises ``OperationNotFoundError``. Waits until the ledger has the call.
         """
         self._transport.connect()
@@ -111,13 +112,13 @@ class Refunding(Calling):
             calls += self._beside(quota, fate)
         # all is known before anything is written
         asked = [(*call, self._used(*call, record, whole)) for call in calls]
-        above = accounts_beside(quota.account, scopes)
-        first, *others = [
-            self._settle(*one, above, reference=reference, actor=actor) for one in asked
+        others = None if scopes is None else accounts_beside(quota.account, scopes)
+        first, *beside = [
+            self._settle(*one, others, reference=reference, actor=actor) for one in asked
         ]
-        if others:
+        if beside:
             self._check_undisturbed(quota, fate, first)
-        return replace(first, beside=tuple(others))
+        return replace(first, beside=tuple(beside))
 
     def _check_undisturbed(self, quota: QuotaName, seen: ChargeFate, made: CorrectedUsage) -> None:
         """Raise where somebody else has settled a call meanwhile, in part perhaps."""
@@ -219,7 +220,7 @@ class Refunding(Calling):
         quota: QuotaName,
         fate: ChargeFate,
         used: Used,
-        above: Sequence[str],
+        scopes: Sequence[str] | None,
         *,
         reference: str | None,
         actor: str | None,
@@ -232,12 +233,12 @@ class Refunding(Calling):
         operation_ids = []
         for step in corrections.steps(quota, fate, used, details):
             if isinstance(step, RefundRequest):
-                self._transport.drive(refunding.refunded(step, above))
+                self._transport.drive(refunding.refunded(step, scopes))
                 operation_ids.append(step.refund_id)
             else:
                 command: Command[Any] = step
                 if isinstance(step, DebitUsed):
-                    charged = self._transport.drive(refunding.charged_by(quota, fate, above))
+                    charged = self._transport.drive(refunding.charged_by(quota, fate, scopes))
                     shares = tuple(Share(other, step.amount) for other in charged)
                     command = replace(step, shares=shares)
                 self._transport.drive(flows.settled(command))

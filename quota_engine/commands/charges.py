@@ -28,6 +28,8 @@ class ChargeEntry:
     called_by: str | None = None
     #: Of a call of several quota types the first, with which its record is; None: this one.
     first_type: str | None = None
+    #: Accounts not above its own that the call named, and charged too.
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
@@ -118,12 +118,12 @@ def charged_to(request: RefundRequest, fate: ChargeFate) -> tuple[RefundRequest,
 
 
 def charged_above(
-    request: RefundRequest, fate: ChargeFate, above: Sequence[str]
+    request: RefundRequest, fate: ChargeFate, accounts: Iterable[str]
 ) -> tuple[RefundRequest, ...]:
-    """Return what a request means for those of the accounts ``above`` that the call charged."""
+    """Return what a request means for those of other accounts that the call charged."""
     charge = fate.charge
     assert charge is not None
-    quotas = (QuotaName(account, request.quota.quota_type) for account in above)
+    quotas = (QuotaName(account, request.quota.quota_type) for account in accounts)
     return tuple(
         replace(
             request,

@@ -16,7 +16,7 @@ from quota_engine.commands.base import Command
 from quota_engine.commands.replies import PayersWantedError
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault
-from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.keys import QuotaName, ShardKeys, parents_of
 from quota_engine.payers import BY, payer_in
 
 T = TypeVar("T")
@@ -104,6 +104,13 @@ def suffix_of(first: QuotaName, quota: QuotaName) -> str:
     return "" if quota.account == first.account else suffix_beside(first)
 
 
+def scopes_told(first: QuotaName, shares: Iterable[Share]) -> list[str] | None:
+    """Return the accounts of a call that are not above its own: who settles it must know them."""
+    usual = {first.account, *parents_of(first.account)}
+    accounts = dict.fromkeys(share.quota.account for share in shares)
+    return [account for account in accounts if account not in usual] or None
+
+
 def suffix_beside(first: QuotaName) -> str:
     """Return what follows a call's ids in the quotas of other accounts."""
     return f"@{fingerprint(first.account)}"
@@ -131,7 +138,7 @@ def shares_text(
     """
     if not (shares or payers):
         return ""
-    told = {"account": first.account}
+    told: dict[str, object] = {"account": first.account, "scopes": scopes_told(first, shares)}
     if any(share.quota.account == first.account for share in shares):
         told["quota_type"] = first.quota_type
     lines = [details_text(told)]

@@ -123,6 +123,7 @@ def _charge_entry(row: Row[Any]) -> ChargeEntry:
         subject=row.subject,
         called_by=details.get("account"),
         first_type=details.get("quota_type"),
+        scopes=tuple(details.get("scopes", ())),
     )
 
 

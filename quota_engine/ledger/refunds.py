@@ -76,7 +76,7 @@ def _amount(connection: Connection, charged: Sequence[tuple[RefundRequest, Row[A
     """Return how many units come back: at most what any of the quotas can still give back."""
     asked, charge = charged[0][0].amount, charged[0][1]
     if asked is not None and charged[0][0].settled is not None:
-        return asked
+        return asked  # it says what was used; each quota gives back what it can
     left = max(left_of(connection, request.quota, row) for request, row in charged)
     amount = left if asked is None else asked
     if not 0 < amount <= left:

@@ -147,3 +147,42 @@ async def test_a_grace_is_for_what_was_paid_alone(timed: Engines, clock: TestClo
     assert (refund.regranted, refund.unreturned, refund.forfeited) == (10, 10, 0)
     assert await balances(timed) == (10, 70)
     await sound(timed)
+
+
+@pytest.mark.parametrize("how", ["debit", "hold"])
+async def test_a_charge_knows_the_accounts_that_its_call_named(call: Engines, how: str) -> None:
+    project = "acme/project"
+    for account in (KEY, ACME, project):
+        await call("issue_grant", account, TOKENS, 100)
+
+    async def of_all() -> list[int]:
+        found = [await call("read_balance", one, TOKENS) for one in (KEY, ACME, project)]
+        return [one.balance for one in found]
+
+    if how == "debit":
+        await call("debit", KEY, TOKENS, 50, operation_id="d", scopes=[project])
+    else:
+        hold = await call("place_hold", KEY, TOKENS, 30, operation_id="d", scopes=[project])
+        await call("capture_hold", hold, 50)
+    assert await of_all() == [50, 100, 50]
+    await call("refund", KEY, TOKENS, "d", 5)
+    assert await of_all() == [55, 100, 55]
+    for units, left in ((40, 65), (60, 45), (20, 85)):
+        await call("correct_usage", "d", units, **FACTS)
+        assert await of_all() == [left, 100, left]
+    await call("refund", KEY, TOKENS, "d", 5, scopes=())
+    await call("refund", KEY, TOKENS, "d", 5, scopes=[project])
+    assert await of_all() == [95, 100, 90]
+    await sound(call)
+
+
+async def test_so_does_what_it_took_of_another_type(call: Engines) -> None:
+    for account in (KEY, "acme/project"):
+        for quota_type in (TOKENS, "image"):
+            await call("issue_grant", account, quota_type, 100)
+    both = {TOKENS: 50, "image": 2}
+    await call("debit", KEY, both, operation_id="d", scopes=["acme/project"])
+    await call("refund", KEY, "image", "d")
+    found = [(await call("read_balance", one, "image")).balance for one in (KEY, "acme/project")]
+    assert found == [100, 100]
+    await sound(call)
