@@ -34,7 +34,7 @@ from quota_engine.errors import (
     OperationNotFoundError,
     QuotaFrozenError,
 )
-from quota_engine.events import CHARGES
+from quota_engine.events import CHARGES, USAGE_RECORDED
 from quota_engine.flows import settled
 from quota_engine.keys import QuotaName, parents_of
 
@@ -133,13 +133,17 @@ def _beside(quota: QuotaName, call: ChargeEntry, scopes: Sequence[str] | None) -
 def charged_by(
     quota: QuotaName, fate: ChargeFate, scopes: Sequence[str] | None
 ) -> Flow[list[QuotaName]]:
-    """Return in which quotas of other accounts a call left a charge, of ``scopes`` or of all."""
+    """
+    Return in which quotas of other accounts a call left a charge, of ``scopes`` or of all.
+
+    One that is only recorded left none anywhere, and is charged as any call.
+    """
     assert fate.charge is not None
     found = []
     for account in _beside(quota, fate.charge, scopes):
         other = QuotaName(account, quota.quota_type)
         there: ChargeFate = yield FindCharge(other, charge_id_in(other, quota, fate.charge))
-        if there.charge is not None:
+        if there.charge is not None or fate.charge.kind == USAGE_RECORDED:
             found.append(other)
     return found
 

@@ -26,9 +26,9 @@ from quota_engine.keys import QuotaName, ShardKeys
 from quota_engine.payers import BY, payer_word
 
 #: So a charge's id names, in the quota of who paid, whose call it was.
-CALLER = re.compile(r"@[0-9a-f]{16}(?=$|:capture$)")
-#: What the id of a final capture ends with, behind the hold's.
-CAPTURE = ":capture"
+CALLER = re.compile(r"@[0-9a-f]{16}(?=$|:capture$|:release$)")
+#: What the id of a hold's end ends with, behind the hold's own.
+ENDS = (":capture", ":release")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,8 +141,7 @@ def charged_above(
 
 def charge_id_in(quota: QuotaName, first: QuotaName, charge: ChargeEntry) -> str:
     """Return the id of a call's charge in another quota. See lua/lib/shares.lua."""
-    is_final = charge.operation_id == f"{charge.subject}{CAPTURE}"
-    tail = CAPTURE if is_final else ""
+    tail = next((end for end in ENDS if charge.operation_id == f"{charge.subject}{end}"), "")
     return f"{charge.operation_id.removesuffix(tail)}{suffix_of(first, quota)}{tail}"
 
 

@@ -186,3 +186,22 @@ async def test_so_does_what_it_took_of_another_type(call: Engines) -> None:
     found = [(await call("read_balance", one, "image")).balance for one in (KEY, "acme/project")]
     assert found == [100, 100]
     await sound(call)
+
+
+@pytest.mark.parametrize("how", ["hold", "hold with scopes", "record"])
+async def test_a_failed_call_that_is_charged_after_all_is_so_above_too(
+    call: Engines, how: str
+) -> None:
+    for account in (KEY, ACME):
+        await call("issue_grant", account, TOKENS, 100)
+    failed = {"requests": 1}
+    if how == "record":
+        await call("record_usage", KEY, TOKENS, failed, operation_id="h")
+    else:
+        scopes = [ACME] if how == "hold with scopes" else None
+        hold = await call("place_hold", KEY, TOKENS, 50, operation_id="h", scopes=scopes)
+        await call("release_hold", hold, usage=failed)
+    for units, left in ((40, 60), (60, 40), (10, 90), (0, 100), (5, 95)):
+        await call("correct_usage", "h", units, **FACTS)
+        assert await balances(call) == (left, left)
+    await sound(call)
