@@ -28,7 +28,7 @@ from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.prices.cost import Cost
 from quota_engine.prices.price import plain
-from quota_engine.units import is_credit, units_of
+from quota_engine.units import currency_of, is_credit, units_of
 from quota_engine.usage import Usage
 
 _COUNTS = tuple(field.name for field in fields(Usage) if field.name != "resolution")
@@ -105,12 +105,14 @@ class RerateReport:
     """
     What re-rating changed, or with ``is_dry_run`` would change.
 
-    ``calls`` were looked at; ``unpriced`` of them have no price now, and stay as they are.
+    ``calls`` were looked at; ``changed`` of them cost something else now, in one or several of
+    their quotas; ``unpriced`` have no price now, and stay as they are.
     """
 
     provider: str
     model: str
     calls: int
+    changed: int
     unpriced: int
     quotas: tuple[RatedQuota, ...]
     is_dry_run: bool
@@ -133,6 +135,12 @@ def admitted_at(charge: ChargeEntry) -> datetime:
             return datetime.fromisoformat(told)
     latency_ms = charge.usage.get("latency_ms")
     return from_ms(charge.at_ms - (latency_ms if isinstance(latency_ms, int) else 0))
+
+
+def currency_of_call(quotas: Iterable[QuotaName]) -> str | None:
+    """Return in which currency a call pays credit; None if it pays none."""
+    credit = (quota.quota_type for quota in quotas if is_credit(quota.quota_type))
+    return next((currency_of(quota_type) for quota_type in credit), None)
 
 
 def is_unbilled(fate: ChargeFate) -> bool:

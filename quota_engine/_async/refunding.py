@@ -110,7 +110,8 @@ class AsyncRefunding(AsyncCalling):
         if quota_type is None and not isinstance(whole, int):
             calls += await self._beside(quota, fate)
         # all is known before anything is written
-        asked = [(*call, await self._used(*call, record, whole)) for call in calls]
+        currency = corrections.currency_of_call(quota for quota, _ in calls)
+        asked = [(*call, await self._used(*call, record, whole, currency)) for call in calls]
         others = None if scopes is None else accounts_beside(quota.account, scopes)
         first, *beside = [
             await self._settle(*one, others, reference=reference, actor=actor) for one in asked
@@ -181,12 +182,17 @@ class AsyncRefunding(AsyncCalling):
         ]
 
     async def _used(
-        self, quota: QuotaName, fate: ChargeFate, record: ChargeFate, whole: Usage | int
+        self,
+        quota: QuotaName,
+        fate: ChargeFate,
+        record: ChargeFate,
+        whole: Usage | int,
+        currency: str | None,
     ) -> Used:
         """Return what a call used after all, in units and at the prices of its own time."""
         if isinstance(whole, int):
             return Used(units=whole)
-        cost = await self._cost_then(quota, record, whole)
+        cost = await self._cost_then(quota, record, whole, currency)
         units = corrections.units_now(quota, fate, record, whole, cost)
         if corrections.is_beside(fate):
             return Used(units=units)
@@ -198,11 +204,17 @@ class AsyncRefunding(AsyncCalling):
             price_ids=() if cost is None else tuple(cost.price_ids),
         )
 
-    async def _cost_then(self, quota: QuotaName, fate: ChargeFate, usage: Usage) -> Cost | None:
-        """Return what a usage cost when the call was admitted; None where nothing prices it."""
+    async def _cost_then(
+        self, quota: QuotaName, fate: ChargeFate, usage: Usage, currency: str | None
+    ) -> Cost | None:
+        """
+        Return what a usage cost when the call was admitted; None where nothing prices it.
+
+        ``currency``: of a record that tells none, for it had no price.
+        """
         assert fate.charge is not None
         told = fate.charge.usage
-        currency = currency_of(quota.quota_type) if is_credit(quota.quota_type) else None
+        own = currency_of(quota.quota_type) if is_credit(quota.quota_type) else None
         try:
             return await self.cost(
                 usage,
@@ -211,7 +223,7 @@ class AsyncRefunding(AsyncCalling):
                 usage_type=told.get("usage_type"),
                 at=admitted_at(fate.charge),
                 service_tier=told.get("service_tier"),
-                currency=currency or told.get("currency"),
+                currency=own or told.get("currency") or currency,
             )
         except (PricingNotFoundError, InvalidArgumentError):
             if is_credit(quota.quota_type) and not corrections.is_unbilled(fate):

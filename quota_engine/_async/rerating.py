@@ -55,19 +55,18 @@ class AsyncRerating(AsyncRefunding):
         await in_thread(self._backing.drain)
         self.prices.forget()
         quotas: dict[tuple[QuotaName, str | None], RatedQuota] = {}
-        calls = unpriced = 0
+        calls = changed = unpriced = 0
         async for quota, fate in self._calls_of(owner, name, since_ms, until_ms):
             calls += 1
             if progress is not None:
                 progress(calls)
-            used = await self._rated(quota, fate, fate)
-            if used is None:
+            rated = await self._rated_call(quota, fate)
+            if rated is None:
                 unpriced += 1
                 continue
-            rated = [(quota, fate, used), *await self._credit_beside(quota, fate)]
+            rated = [one for one in rated if corrections.steps(*one, {})]
+            changed += bool(rated)
             for one in rated:
-                if not corrections.steps(*one, {}):
-                    continue
                 outcome = corrections.corrected(*one, ())
                 if not dry_run:
                     outcome = await self._settle(*one, None, reference=reference, actor=actor)
@@ -77,6 +76,7 @@ class AsyncRerating(AsyncRefunding):
             provider=owner,
             model=name,
             calls=calls,
+            changed=changed,
             unpriced=unpriced,
             quotas=tuple(quotas[place] for place in places),
             is_dry_run=dry_run,
@@ -102,24 +102,31 @@ class AsyncRerating(AsyncRefunding):
                 return
             after = page[-1].place
 
-    async def _credit_beside(
+    async def _rated_call(
         self, quota: QuotaName, fate: ChargeFate
-    ) -> list[tuple[QuotaName, ChargeFate, Used]]:
-        """Return what the credit that a call took beside its own quota type should have been."""
+    ) -> list[tuple[QuotaName, ChargeFate, Used]] | None:
+        """Return what a call, and the credit beside, should have been; None: unpriced."""
+        beside = await self._beside(quota, fate)
+        calls = [(quota, fate), *(one for one in beside if is_credit(one[0].quota_type))]
+        currency = corrections.currency_of_call(quota for quota, _ in calls)
         rated = []
-        for other, there in await self._beside(quota, fate):
-            used = await self._rated(other, there, fate) if is_credit(other.quota_type) else None
+        for name, there in calls:
+            used = await self._rated(name, there, fate, currency)
             if used is not None:
-                rated.append((other, there, used))
+                rated.append((name, there, used))
+            elif name == quota:
+                return None
         return rated
 
-    async def _rated(self, quota: QuotaName, fate: ChargeFate, record: ChargeFate) -> Used | None:
+    async def _rated(
+        self, quota: QuotaName, fate: ChargeFate, record: ChargeFate, currency: str | None
+    ) -> Used | None:
         """Return what a call costs by the prices now known; None where nothing prices it."""
         assert record.charge is not None
         told = record.charge.usage
         try:
             usage = Usage(**corrections.counted(record), resolution=told.get("resolution"))
-            cost = await self._cost_then(quota, record, usage)
+            cost = await self._cost_then(quota, record, usage, currency)
         except (PricingNotFoundError, InvalidArgumentError):
             return None
         if cost is None:

@@ -63,8 +63,7 @@ def rerate(
             with _counting("settled") as count:
                 found = rerate_them(dry_run=False, progress=count)
             if not as_json:
-                calls = sum(quota.calls for quota in found.quotas)
-                typer.echo(f"\n{calls} calls settled anew; their first entries stay")
+                typer.echo(f"\n{found.changed} calls settled anew; their first entries stay")
         elif found.quotas and not as_json:
             typer.echo("\nnothing was written; --yes writes it")
     if as_json:

@@ -90,12 +90,21 @@ WHERE q.account = :account AND q.quota_type <> :quota_type AND e.operation_id = 
     AND e.kind = ANY(:kinds) AND e.duplicate_of IS NULL
     AND nullif(e.details, '')::json ->> 'account' = q.account
     AND nullif(e.details, '')::json ->> 'quota_type' = :quota_type
-ORDER BY e.quota_type
+UNION
+SELECT q.quota_type FROM quotas q JOIN quarantine n
+    ON n.quota = q.account || '|' || q.quota_type
+WHERE q.account = :account AND q.quota_type <> :quota_type AND n.operation_id = :operation_id
+    AND n.kind = ANY(:kinds) AND n.resolved_at IS NULL
+ORDER BY quota_type
 """)
 
 
 def quotas_beside(connection: Connection, quota: QuotaName, operation_id: str) -> list[QuotaName]:
-    """Return which further quota types of its account a call took in the same step."""
+    """
+    Return which further quota types of its account a call took in the same step.
+
+    One whose entry is in quarantine is among them: it may be.
+    """
     asked = {**asdict(quota), "operation_id": operation_id, "kinds": list(TELL_USAGE)}
     return [QuotaName(quota.account, row.quota_type) for row in connection.execute(_BESIDE, asked)]
 

@@ -13,10 +13,13 @@ from quota_engine import (
     IdempotencyConflictError,
     InvalidArgumentError,
     OperationNotFoundError,
+    QuotaFrozenError,
     QuotaInsufficientError,
     Usage,
 )
+from quota_engine.jobs.thaw import Order
 from quota_engine.jobs.verify import verify
+from quota_engine.keys import QuotaName
 from quota_engine.metering.record import UsageRecord
 from tests.engines import Engines
 from tests.metered import (
@@ -269,7 +272,9 @@ async def test_rerating_settles_the_credit_that_a_call_took_beside(call: Engines
     assert done.quotas == shown.quotas
     assert sum(one.cost_difference for one in done.quotas) == Decimal("-0.00006")
     assert await spent_in_both(call) == (CHARGED, COST)
-    assert (await call("rerate", "openai", "gpt-x", dry_run=False, **between)).quotas == ()
+    assert (shown.calls, shown.changed) == (1, 1), "one call, in two quotas"
+    again = await call("rerate", "openai", "gpt-x", dry_run=False, **between)
+    assert (again.quotas, again.changed) == ((), 0)
     await books_are_right(call)
 
 
@@ -332,6 +337,48 @@ async def test_an_unbilled_call_stays_so_in_both(call: Engines) -> None:
     await set_price(call, "output_token", "2")
     await call("correct_usage", operation_id, Usage(input_tokens=100, output_tokens=10))
     assert await spent_in_both(call) == (0, 0)
+
+
+async def test_its_record_is_in_the_currency_of_the_credit(call: Engines) -> None:
+    begins = datetime.now(UTC) - timedelta(minutes=1)
+    await fund(call, "text_token", 1_000)
+    await fund(call, "credit_cny", CREDIT)
+
+    told = {"usage_type": "text_generation", "provider": "openai", "model": "gpt-x"}
+    used = UsageRecord(usage=Usage(input_tokens=100), **told)
+    both = {"text_token": 100, "credit_cny": 1_000_000}
+    await call("debit", ACCOUNT, both, operation_id="d", usage=used)
+    for kind in ("input_token", "output_token"):
+        for currency in ("CNY", "USD"):
+            price = {"currency": currency, "effective_at": begins}
+            result = call.engine.prices.set("openai", "gpt-x", kind, "7", **price)
+            await result if inspect.isawaitable(result) else result
+    bill = Usage(input_tokens=120, output_tokens=30)
+    done = await call("correct_usage", "d", bill)
+    assert (done.cost, done.currency) == (Decimal("0.00105"), "CNY")
+    await books_are_right(call)
+
+
+async def test_nothing_is_settled_while_a_part_is_in_doubt(call: Engines) -> None:
+    await fund_both(call)
+    await set_prices(call)
+    both = {"text_token": 300, "credit_usd": 300_000}
+    hold = await call("place_hold", ACCOUNT, both, operation_id="h")
+    await call("drain")
+    deployment, quota = call.engine.deployment, QuotaName(ACCOUNT, "credit_usd")
+    deployment.freeze_by_hand(quota, actor="ann", reason="in doubt")
+    named = {"usage_type": "text_generation", "provider": "openai", "model": "gpt-x"}
+    told = UsageRecord(usage=Usage(input_tokens=100), **named)
+    await call("capture_hold", hold, {"text_token": 100, "credit_usd": 100_000}, usage=told)
+    await call("drain")
+    with pytest.raises(QuotaFrozenError, match="credit_usd"):
+        await call("correct_usage", "h", Usage(input_tokens=50))
+    assert await spent(call) == 100
+    deployment.thaw(quota, Order("ann", "ticket 7"))
+    await call("drain")
+    await call("correct_usage", "h", Usage(input_tokens=50))
+    assert await spent_in_both(call) == (50, 50_000)
+    await books_are_right(call)
 
 
 async def test_who_settles_a_part_after_somebody_else_is_told(
