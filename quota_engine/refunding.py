@@ -90,17 +90,18 @@ def _as_paid(quota: QuotaName, entry: ChargeEntry) -> Flow[ChargeEntry]:
     return replace(entry, refunded=there.charge.refunded)
 
 
-def refunded(request: RefundRequest, scopes: Sequence[str] | None) -> Flow[Refunded]:
+def refunded(request: RefundRequest, accounts: Sequence[str] | None) -> Flow[Refunded]:
     """
-    Give back a charge: to who paid, and to those of ``scopes`` (None: to all) that it charged.
+    Give back a charge: to who paid, and to those of ``accounts`` (None: to all) that it charged.
 
-    As with grants, a promise of somebody else may have been kept long ago. What another account
-    than the first of them cannot take now is left to the workers.
+    In one step; where one of them cannot take it now, each by itself, and what another account
+    than the first of them cannot take is left to the workers. As with grants, a promise of
+    somebody else may have been kept long ago.
     """
     fate = yield from charge_of(request.quota, request.operation_id)
     assert fate.charge is not None
     call = fate.charge if request.settled is None else request.settled.charges[0]
-    others = _beside(request.quota, call, scopes)
+    others = _beside(request.quota, call, accounts)
     requests = (*charged_to(request, fate), *charged_above(request, fate, others))
     recorded: list[RecordedRefund] = yield RecordRefunds(requests)
     ours = [one.command for one in recorded if one.is_new]
@@ -109,20 +110,34 @@ def refunded(request: RefundRequest, scopes: Sequence[str] | None) -> Flow[Refun
         recorded = yield RecordRefunds(requests)
     first, *beside = recorded
     try:
-        made = yield from _made(first)
+        made = yield from _made_together(first, beside)
     except REFUSED:
         for command in ours:
             yield WithdrawRefund(command.quota, command.refund_id)
         raise
-    made_beside = []
+    known = {one.account: one for one in made.scopes}
+    scopes = []
     for other in beside:
         try:
-            made_beside.append((yield from _made(other)))
+            scope = known.get(other.command.quota.account) or (yield from _made(other))
         except NEVER:
             yield WithdrawRefund(other.command.quota, other.command.refund_id)
         except REFUSED:
             continue
-    return replace(made, scopes=tuple(made_beside))
+        else:
+            scopes.append(scope)
+    return replace(made, scopes=tuple(scopes))
+
+
+def _made_together(first: RecordedRefund, beside: Sequence[RecordedRefund]) -> Flow[Refunded]:
+    """Make all of a call's refunds in one step; the first alone, where one of them cannot be."""
+    others = tuple(one.command for one in beside if one.applied is None)
+    if others and first.applied is None:
+        try:
+            return (yield from settled(replace(first.command, beside=others)))
+        except REFUSED:
+            pass
+    return (yield from _made(first))
 
 
 def _beside(quota: QuotaName, call: ChargeEntry, scopes: Sequence[str] | None) -> Sequence[str]:

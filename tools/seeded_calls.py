@@ -11,6 +11,7 @@ FLUSHED = (
 TRACING = "tests/integration/test_tracing.py"
 SCOPES = "tests/integration/test_scopes.py"
 TYPES = "tests/integration/test_metering_types.py"
+SETTLED = "tests/integration/test_types_settled.py"
 REFUNDS = "tests/integration/test_refunds.py"
 GIVEN_BACK = "tests/integration/test_given_back.py"
 SCHEDULE = "tests/integration/test_schedule.py"
@@ -48,7 +49,7 @@ CALLS = (
     Mutant(
         "accounts above get nothing of a refund",
         "quota_engine/refunding.py",
-        "*charged_above(request, fate, above))",
+        "*charged_above(request, fate, others))",
         "*charged_above(request, fate, ()))",
         (SCOPES + "::test_a_refund_gives_back_what_the_call_took_above_too",),
     ),
@@ -74,6 +75,16 @@ CALLS = (
         (GIVEN_BACK + "::test_a_grace_is_for_what_was_paid_alone",),
     ),
     Mutant(
+        "one of several quotas that cannot take its part stops none",
+        "lua/refund.lua",
+        "quotas.frozen(states) or",
+        "quotas.frozen({ first }) or",
+        (
+            "tests/lua/test_refund.py::"
+            "test_what_a_call_took_in_several_quotas_comes_back_in_one_step",
+        ),
+    ),
+    Mutant(
         "a correction charges accounts above nothing",
         "quota_engine/_async/refunding.py",
         "for other in charged)",
@@ -85,14 +96,14 @@ CALLS = (
         "quota_engine/_async/refunding.py",
         "calls += await self._beside(quota, fate)",
         "calls += (await self._beside(quota, fate))[:0]",
-        (TYPES + "::test_a_correction_settles_both",),
+        (SETTLED + "::test_a_correction_settles_both",),
     ),
     Mutant(
         "re-rating leaves the credit that a call took beside",
         "quota_engine/_async/rerating.py",
-        "*await self._credit_beside(quota, fate)]",
-        "*(await self._credit_beside(quota, fate))[:0]]",
-        (TYPES + "::test_rerating_settles_the_credit_that_a_call_took_beside",),
+        "for one in beside if is_credit",
+        "for one in beside[:0] if is_credit",
+        (SETTLED + "::test_rerating_settles_the_credit_that_a_call_took_beside",),
     ),
     Mutant(
         "a call inside one that takes less is not billed",

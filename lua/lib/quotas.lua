@@ -71,6 +71,16 @@ function quotas.open_beside(state, keys, name)
   return read(keys, state.epoch, name, issued, state.server_now, state.now, state.horizon)
 end
 
+-- The same for one of further quotas whose keys follow each other, five each: the one in the place `number`.
+function quotas.open_further(state, more_keys, number, name)
+  local base = 5 * (number - 1)
+  return quotas.open_beside(state, {
+    versions = state.keys.versions, outbox = state.keys.outbox, due = state.keys.due,
+    quota = more_keys[base + 1], holds = more_keys[base + 2], changes = more_keys[base + 3],
+    ops0 = more_keys[base + 4], ops1 = more_keys[base + 5],
+  }, name)
+end
+
 -- The states of all quotas that a call acts on, its own first; or nil and the reply, when one is not loaded
 -- or the call is remembered (then the states come third). `others` and `keys` tell of further quotas (lib/shares). The call's id in each is `base`, the
 -- quota's suffix, `tail`; state.id from then on.
@@ -84,7 +94,7 @@ function quotas.gather(state, base, tail, fingerprint, others, keys)
     return { state }
   end
   local shares = load_shares()
-  local states, refused = shares.open(state, others, keys, quotas.open_beside)
+  local states, refused = shares.open(state, others, keys, quotas.open_further)
   if not states then
     return nil, refused
   end

@@ -19,16 +19,6 @@ by name all that was sent and takes no part.
 --- @include "lib/operations"
 local shares = {}
 
-local KEYS_EACH = 5
-
-local function keys_at(state, keys, base)
-  return {
-    versions = state.keys.versions, outbox = state.keys.outbox, due = state.keys.due,
-    quota = keys[base + 1], holds = keys[base + 2], changes = keys[base + 3],
-    ops0 = keys[base + 4], ops1 = keys[base + 5],
-  }
-end
-
 local function gates(state)
   return state.granted == "1" or state.limit ~= "0"
 end
@@ -68,15 +58,16 @@ local function set_aside(states, other, is_payer)
 end
 
 -- Open the quotas that `others` tells of. Returns the list of all states, or nil and the error.
-function shares.open(state, others, keys, open_beside)
-  local states, details, base = { state }, nil, 0
+function shares.open(state, others, keys, open_further)
+  local states, details, number = { state }, nil, 0
   state.is_own = true
   for line in string.gmatch(others, "([^\n]*)\n") do
     if not details then
       details = line
     else
       local amount, suffix, name = string.match(line, "^(%d+) (%S+) (.*)$")
-      local other, refused = open_beside(state, keys_at(state, keys, base), name)
+      number = number + 1
+      local other, refused = open_further(state, keys, number, name)
       if not other then
         return nil, refused
       end
@@ -91,7 +82,6 @@ function shares.open(state, others, keys, open_beside)
       elseif state.has_policies then
         set_aside(states, other, false)
       end
-      base = base + KEYS_EACH
     end
   end
   count_own(states)

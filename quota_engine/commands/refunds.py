@@ -18,7 +18,13 @@ from quota_engine.commands.arguments import (
 from quota_engine.commands.base import Argument, Command, Context, Reply
 from quota_engine.commands.charges import ChargeEntry, ChargeFate
 from quota_engine.commands.quotas import Allocation
-from quota_engine.commands.shares import suffix_beside, suffix_of
+from quota_engine.commands.shares import (
+    ANSWER_LINES,
+    Share,
+    share_keys,
+    suffix_beside,
+    suffix_of,
+)
 from quota_engine.commands.snapshots import Operation
 from quota_engine.errors import EngineFault, OperationNotFoundError
 from quota_engine.events import COUNTED, UNRETURNED, unreturned_in
@@ -220,7 +226,11 @@ class RefundPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refund(Command[Refunded]):
-    """Give back a charge, as it was promised in the ledger. See ``lua/refund.lua``."""
+    """
+    Give back a charge, as it was promised in the ledger. See ``lua/refund.lua``.
+
+    ``beside``: what is given back of the same call in further quotas, all or nothing.
+    """
 
     script: ClassVar[str] = "refund"
     is_sent_again: ClassVar[bool] = True
@@ -233,6 +243,11 @@ class Refund(Command[Refunded]):
     parts: tuple[RefundPart, ...]
     grace_ms: int = 0
     details: str = ""
+    beside: tuple[Refund, ...] = ()
+
+    @property
+    def others(self) -> tuple[QuotaName, ...]:
+        return tuple(one.quota for one in self.beside)
 
     @property
     def fingerprint(self) -> str:
@@ -240,23 +255,33 @@ class Refund(Command[Refunded]):
         return fingerprint("refund", self.charge_id, self.amount, self.grace_ms)
 
     def keys(self, keys: ShardKeys) -> Sequence[str]:
-        return writing_keys(keys, self.quota)
+        return (*writing_keys(keys, self.quota), *share_keys(keys, map(Share, self.others)))
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        parts = "".join(f"{word}\n" for part in self.parts for word in part.words())
+        beside = (line for one in self.beside for line in (one.quota, *one._asked("\t")))
+        lines = "".join(f"{line}\n" for line in beside)
+        return (*writing_argv(context, self.quota), *self._asked("\n"), lines)
+
+    def _asked(self, end: str) -> tuple[Argument, ...]:
+        """Return what the script is told; ``end``: what follows each word of the parts."""
+        parts = "".join(f"{word}{end}" for part in self.parts for word in part.words())
         grant_details = details_text({"source": "refund", "reference": self.charge_id})
         asked = (self.refund_id, self.fingerprint, self.amount, self.charge_id, parts)
-        rest = (*asked, self.grace_ms, grant_details, self.details)
-        return (*writing_argv(context, self.quota), *rest)
+        return (*asked, self.grace_ms, grant_details, self.details)
 
     def parse(self, reply: Reply) -> Refunded:
         match reply:
             case ["REFUNDED" | "REPLAYED" as outcome, *lines]:
-                answer = Operation.parse(self.refund_id, lines)
-                return self.refunded(answer, replayed=outcome == "REPLAYED")
+                answer, further = Operation.parse(self.refund_id, lines[:ANSWER_LINES]), []
+                for place in range(ANSWER_LINES, len(lines), ANSWER_LINES + 1):
+                    [one] = [one for one in self.beside if str(one.quota) == lines[place]]
+                    told = lines[place + 1 : place + 1 + ANSWER_LINES]
+                    further.append(one.refunded(Operation.parse(one.refund_id, told)))
+                made = self.refunded(answer, replayed=outcome == "REPLAYED")
+                return replace(made, scopes=tuple(further))
         raise EngineFault(f"refund answered {reply!r}")
 
-    def refunded(self, answer: Operation, *, replayed: bool) -> Refunded:
+    def refunded(self, answer: Operation, *, replayed: bool = False) -> Refunded:
         """Return the result that ``answer``, of Redis or of the ledger, stands for."""
         forfeited, regranted = map(int, answer.terms.split())
         unreturned = unreturned_in(answer.flags, answer.amount)

@@ -116,7 +116,7 @@ def suffix_beside(first: QuotaName) -> str:
     return f"@{fingerprint(first.account)}"
 
 
-def share_keys(keys: ShardKeys, shares: Sequence[Share]) -> tuple[str, ...]:
+def share_keys(keys: ShardKeys, shares: Iterable[Share]) -> tuple[str, ...]:
     """Return the keys of further quotas, five each, as the scripts take them from KEYS[9] on."""
     found: list[str] = []
     for share in shares:

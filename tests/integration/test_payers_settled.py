@@ -72,11 +72,11 @@ async def test_a_correction_whose_maker_dies_is_finished_for_who_paid_too(
     await family(call)
     await call("debit", USER, TOKENS, 20, operation_id="d", usage={"input_tokens": 20})
 
-    def die(_: object) -> Flow[Refunded]:
+    def die(*_: object) -> Flow[Refunded]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(refunding, "_made", die)
+        patched.setattr(refunding, "_made_together", die)
         with pytest.raises(KeyboardInterrupt):
             await call("correct_usage", "d", {"input_tokens": 15}, **FACTS)
     assert await balance(call, POOL) == 80
@@ -133,12 +133,12 @@ async def test_who_tries_a_correction_again_finishes_what_was_promised(
         await call("debit", USER, TOKENS, paid, operation_id=id_, usage={"input_tokens": paid})
     assert [await balance(call, one) for one in (USER, POOL)] == [80, 10]
 
-    def die(_: object) -> Flow[Refunded]:
+    def die(*_: object) -> Flow[Refunded]:
         raise KeyboardInterrupt
 
     for id_ in ("own", "paid"):
         with monkeypatch.context() as patched:
-            patched.setattr(refunding, "_made", die)
+            patched.setattr(refunding, "_made_together", die)
             with pytest.raises(KeyboardInterrupt):
                 await call("correct_usage", id_, {"input_tokens": used}, **FACTS)
         corrected = await call("correct_usage", id_, {"input_tokens": used}, **FACTS)

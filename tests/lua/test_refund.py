@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from quota_engine.commands import RefundPart
+from collections.abc import Iterable
+
+from quota_engine.commands import (
+    Debit,
+    GrantTerms,
+    HydrateQuota,
+    IssueGrant,
+    Refund,
+    RefundPart,
+    Snapshot,
+)
+from quota_engine.commands.loading import FreezeQuota
 from quota_engine.instants import NEVER_MS
-from tests.lua.scenes import NAME, Scene, meets
-from tests.shards import NOON_MS
+from quota_engine.keys import QuotaName
+from tests.lua.scenes import NAME, OTHER, Scene, meets
+from tests.shards import EPOCH, NOON_MS
 
 
 def part(grant_id: str, units: int, ends: int = NEVER_MS, priority: int = 50) -> RefundPart:
@@ -94,6 +106,49 @@ def test_what_was_not_collected_comes_back_to_nobody(scene: Scene) -> None:
     assert scene.sums == (10, 0, 0)
     scene.issue("most", 2**53 - 20)
     assert scene.refund("s", 12, RefundPart.unreturned(12))[0] == "REFUNDED"
+
+
+def of(quota: QuotaName, *parts: RefundPart, beside: tuple[Refund, ...] = ()) -> Refund:
+    amount = sum(one.units for one in parts)
+    told = {"refund_id": "r", "charge_id": "d", "amount": amount, "beside": beside}
+    return Refund(quota=quota, parts=parts, **told)
+
+
+def spent(scene: Scene, quotas: Iterable[QuotaName]) -> None:
+    """Give each quota 100 units, of which a call took 30."""
+    scene.load()
+    terms = GrantTerms(amount=100, source="purchase")
+    for quota in quotas:
+        scene.call(HydrateQuota(snapshot=Snapshot(quota=quota, epoch=EPOCH), may_create=True))
+        scene.call(IssueGrant(quota=quota, grant_id="g", terms=terms))
+        assert scene.call(Debit(quota=quota, operation_id="d", amount=30))[0] == "DEBITED"
+
+
+def test_what_a_call_took_in_several_quotas_comes_back_in_one_step(scene: Scene) -> None:
+    others = (OTHER, QuotaName(f"{NAME.account}/a key|x", NAME.quota_type))
+    spent(scene, (NAME, *others))
+    beside = tuple(of(one, RefundPart.unreturned(5), part("g", 15)) for one in others)
+    whole = of(NAME, part("g", 20), beside=beside)
+    scene.call(FreezeQuota(quota=others[1], reason="in doubt"))
+    before = scene.dump()
+    assert scene.call(whole) == ["QUOTA_FROZEN"]
+    assert scene.dump() == before
+    scene.call(FreezeQuota(quota=others[1], reason=""))
+    refunded = whole.parse(scene.call(whole))
+    told = [(one.account, one.balance, one.unreturned) for one in (refunded, *refunded.scopes)]
+    assert told == [(NAME.account, 90, 0), *((one.account, 85, 5) for one in others)]
+    assert whole.parse(scene.call(whole)).replayed
+    assert [scene.call(one)[0] for one in beside] == ["REPLAYED", "REPLAYED"]
+
+
+def test_who_has_its_part_already_is_left_out(scene: Scene) -> None:
+    spent(scene, (NAME, OTHER))
+    other = of(OTHER, part("g", 20))
+    assert scene.call(other)[0] == "REFUNDED"
+    whole = of(NAME, part("g", 20), beside=(other,))
+    refunded = whole.parse(scene.call(whole))
+    assert (refunded.balance, refunded.scopes) == (90, ())
+    assert scene.call(other)[5] == "90"
 
 
 def test_a_voided_grant_gets_nothing_back_even_if_the_ledger_has_not_heard_of_it(
