@@ -70,6 +70,22 @@ async def test_scopes_narrow_and_widen(call: Engines) -> None:
         await call("place_hold", USER, TOKENS, 1, scopes=[f"acme/{n}" for n in range(32)])
 
 
+async def test_a_narrow_hold_is_captured_by_its_id_and_given_back(call: Engines) -> None:
+    await given(call, user=100, acme=500)
+    await call("place_hold", USER, TOKENS, 60, operation_id="h", scopes=())
+    facts = {"account": USER, "quota_type": TOKENS}
+    await call("extend_hold", "h", 70, scopes=(), **facts)
+    await call("capture_hold", "h", 65, scopes=(), **facts)
+    await call("refund", USER, TOKENS, "h", 5)
+    await call("correct_usage", "h", 50, **facts)
+    balances = [(await call("read_balance", one, TOKENS)).balance for one in (USER, ACME)]
+    assert balances == [55, 500]
+    await call("place_hold", USER, TOKENS, 10, operation_id="i", scopes=())
+    await call("release_hold", "i", scopes=(), **facts)
+    assert (await call("read_balance", ACME, TOKENS)).version == 1
+    await sound(call)
+
+
 async def test_several_types_are_held_and_charged_in_one_step(call: Engines) -> None:
     await given(call, user=1_000, acme=5_000)
     await call("issue_grant", USER, CREDIT, 900)
