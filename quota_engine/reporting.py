@@ -88,7 +88,7 @@ class ReportRow:
     ``month``: such as ``2026-01``. ``calls`` leaves corrections out; what these change is in every
     sum, on the day they were made. ``costs``: by currency. ``consumed``: units charged, by quota
     type, ``shortfall`` included. ``held`` and ``captured``: units of the calls that succeeded
-    after a hold; ``accuracy``: captured / held. ``error_rate``: of all calls, those that failed,
+    after a hold; ``accuracy``: held / captured. ``error_rate``: of all calls, those that failed,
     timed out or were cancelled. Percentiles of latency: at most 5 % off.
     """
 
@@ -209,8 +209,8 @@ class _Sums:
             error_rate=ratio(wrong, numbers["calls"]),
             accuracy={
                 unit: part
-                for unit, held in told["held"].items()
-                if (part := ratio(told["captured"].get(unit, 0), held)) is not None
+                for unit, captured in told["captured"].items()
+                if (part := ratio(told["held"].get(unit, 0), captured)) is not None
             },
             p50_ms=percentile_ms(self.buckets, 50),
             p95_ms=percentile_ms(self.buckets, 95),

@@ -96,8 +96,9 @@ class AccountStatistics:
     What an account was granted, used and has of a quota type, in units, and a period of its calls.
 
     ``granted`` to ``voided``: ever, as its statement tells; ``used_part``: (used - refunded) /
-    granted. ``period_used``: what the period's calls consumed; ``error_rate`` and the percentile
-    of latency are the period's, too.
+    granted. ``period_used``, ``period_refunded``, ``period_shortfall`` (charged, not collected):
+    of the period alone, calls of accounts below included; ``period_calls``, costs, ``error_rate``
+    and the percentile of latency: of the account's own calls kept with this quota type.
     """
 
     account: str
@@ -116,13 +117,15 @@ class AccountStatistics:
     period_until: date | None
     period_calls: int
     period_used: int
+    period_refunded: int
+    period_shortfall: int
     period_costs: Mapping[str, Decimal]
     error_rate: Decimal | None
     p95_ms: float | None
 
 
 def account_statistics(
-    ever: Statement, balance: Balance, report: UsageReport
+    ever: Statement, period: Statement, balance: Balance, report: UsageReport
 ) -> AccountStatistics:
     """Put together what the ledger, Redis and the daily sums say of a quota."""
     total = report.total
@@ -142,7 +145,9 @@ def account_statistics(
         period_since=report.since,
         period_until=report.until,
         period_calls=total.calls,
-        period_used=total.consumed.get(ever.quota_type, 0),
+        period_used=period.used,
+        period_refunded=period.refunded,
+        period_shortfall=period.shortfall,
         period_costs=total.costs,
         error_rate=total.error_rate,
         p95_ms=total.p95_ms,

@@ -132,19 +132,17 @@ class AsyncReports:
         """
         Return when a quota runs dry, at the pace of the last ``days`` whole days and of today.
 
-        A younger use is measured from its first day on. Reads Redis for the balance.
+        The pace is of all that the quota was charged, also by calls of accounts below it. A
+        younger use is measured from its first day on. Reads Redis for the balance.
         """
         quota = self._seen(account, quota_type, viewer)
         span = checked_amount(days, name="days")
         balance = await self._transport.drive(flows.settled(ReadBalance(quota=quota)))
         now = await self._now(quota)
         begin = now.date() - timedelta(days=min(span, 36_500))
-        report = await self.usage(since=begin, account=quota.account, quota_type=quota.quota_type)
-        first = await in_thread(self._store.first_day, quota)
-        since = max(begin, first or now.date())
-        consumed = report.total.consumed.get(quota.quota_type, 0)
-        midnight = datetime(since.year, since.month, since.day, tzinfo=UTC)
-        return forecast(balance, now, consumed, midnight)
+        charged, first = await in_thread(self._store.charged, quota, begin)
+        since = from_ms(_midnight_ms(max(begin, first or now.date())))
+        return forecast(balance, now, charged, since)
 
     async def account(
         self,
@@ -174,7 +172,9 @@ class AsyncReports:
             report = await self.usage(
                 since=begin, until=until, account=name, quota_type=quota_type
             )
-            found.append(account_statistics(ever, balance, report))
+            span = Period(_midnight_ms(begin), None if until is None else _midnight_ms(until))
+            period = await in_thread(store.read_statement, quota, span)
+            found.append(account_statistics(ever, period, balance, report))
         return found
 
     # -- what pictures show
@@ -283,3 +283,7 @@ class AsyncReports:
             return from_ms(now_ms)
         now: datetime = (await in_thread(self._backing.statement_store.read_grants, quota))[0]
         return now.astimezone(UTC)
+
+
+def _midnight_ms(day: date) -> int:
+    return (day - date(1970, 1, 1)).days * 86_400_000

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from datetime import date
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -16,6 +17,7 @@ from quota_engine.cli.output import to_plain
 from quota_engine.errors import InvalidArgumentError
 from quota_engine.refusals import RefusalReport, RefusalRow
 from quota_engine.reporting import COUNTED, UNITS, USED, ReportRow, UsageReport
+from quota_engine.trends import AccountStatistics
 
 Viewer = Annotated[
     str | None,
@@ -39,6 +41,19 @@ def flat(report: UsageReport, row: ReportRow) -> dict[str, Any]:
         for unit in getattr(report.total, name):
             told[f"{called}_{unit or 'unknown'}"] = values.get(unit)
     return told | {name: getattr(row, name) for name in ("p50_ms", "p95_ms", "p99_ms")}
+
+
+def statistics_columns(found: Sequence[AccountStatistics]) -> list[dict[str, Any]]:
+    """Return what is known of an account as plain columns, one for each currency."""
+    currencies = sorted({currency for one in found for currency in one.period_costs})
+    rows = []
+    for one in found:
+        told = {field.name: getattr(one, field.name) for field in fields(one)}
+        costs = told.pop("period_costs")
+        rows.append(
+            told | {f"period_cost_{name or 'unknown'}": costs.get(name) for name in currencies}
+        )
+    return rows
 
 
 def refusal_columns(report: RefusalReport, row: RefusalRow) -> dict[str, Any]:
@@ -70,10 +85,12 @@ def shown(
     return [*report.by, *plain, *by_unit]
 
 
-def write_csv(path: Path, report: UsageReport) -> None:
-    """Write a report's rows and every column; ``-`` is standard output. No total: rows add up."""
-    rows = [flat(report, row) for row in report.rows]
-    columns = list(flat(report, report.total))
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Iterable[str] | None = None
+) -> None:
+    """Write rows and their columns (None: those of the first); ``-`` is standard output."""
+    rows = list(rows)
+    columns = list(rows[0] if rows else ()) if columns is None else list(columns)
     try:
         opened: Any = (
             nullcontext(sys.stdout)
@@ -86,7 +103,7 @@ def write_csv(path: Path, report: UsageReport) -> None:
         raise InvalidArgumentError(f"{path} can not be written: {error.strerror}") from None
 
 
-def _write(file: IO[str], columns: list[str], rows: list[dict[str, Any]]) -> None:
+def _write(file: IO[str], columns: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: to_plain(value) for name, value in row.items()} for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,15 @@ from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import Account, QuotaType, opened_engine
 from quota_engine.cli.output import JsonFlag, print_facts, print_json, print_rows
 from quota_engine.cli.plots import app as plots
-from quota_engine.cli.report_rows import Viewer, flat, parse_day, refusal_columns, shown, write_csv
+from quota_engine.cli.report_rows import (
+    Viewer,
+    flat,
+    parse_day,
+    refusal_columns,
+    shown,
+    statistics_columns,
+    write_csv,
+)
 
 app = command_group("See what calls used and cost, and how long quota lasts.")
 app.add_typer(plots, name="plot")
@@ -135,6 +144,7 @@ def refusals(
     team: Team = None,
     quota_type: OfType = None,
     viewer: Viewer = None,
+    csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -148,10 +158,13 @@ def refusals(
     asked = {"account": account, "team": team, "quota_type": quota_type, "viewer": viewer}
     with opened_engine() as engine:
         report = engine.reports.refusals(_names(by), since=first, until=last, **asked)
+    rows = [refusal_columns(report, row) for row in report.rows]
+    if csv is not None:
+        write_csv(csv, rows, refusal_columns(report, report.total))
+        return
     if as_json:
         print_json(report)
         return
-    rows = [refusal_columns(report, row) for row in report.rows]
     if report.by and rows:
         rows.append({**refusal_columns(report, report.total), report.by[0]: "all"})
     columns = list(refusal_columns(report, report.total))
@@ -171,7 +184,8 @@ def accuracy(
     """
     Compare what was held before calls with what was captured after them, by quota type.
 
-    Below 1: more is held than used. Above: estimates are too small, and debt may follow.
+    Held / captured. Above 1: more is held than used. Below: estimates are too small, and debt may
+    follow.
 
     Example: quota-engine reports accuracy --by model --from 2026-10-01
     """
@@ -192,6 +206,7 @@ def trend(
     by: By = "model",
     team: Team = None,
     viewer: Viewer = None,
+    csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -205,7 +220,7 @@ def trend(
     names = _names(by)
     with opened_engine() as engine:
         found = engine.reports.trend(names, since=first, until=last, team=team, viewer=viewer)
-    if as_json:
+    if as_json and csv is None:
         print_json(found)
         return
     units = sorted({unit for one in found for unit in (*one.now.costs, *one.before.costs)})
@@ -218,6 +233,9 @@ def trend(
             row[f"cost_{unit}_before"] = one.before.costs.get(unit)
             row[f"cost_{unit}_change"] = one.costs_change.get(unit)
         rows.append(row)
+    if csv is not None:
+        write_csv(csv, rows[:-1] if names else rows, rows[0])
+        return
     if names:
         rows[-1][names[0]] = "all"
     print_rows(rows, list(rows[0]), as_json=False)
@@ -230,6 +248,7 @@ def forecast(
     *,
     days: Annotated[int, typer.Option(min=1, help="Of how many days the pace is taken.")] = 7,
     viewer: Viewer = None,
+    csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -239,7 +258,10 @@ def forecast(
     """
     with opened_engine() as engine:
         found = engine.reports.forecast(account, quota_type, days=days, viewer=viewer)
-    print_facts(found, as_json=as_json)
+    if csv is not None:
+        write_csv(csv, [asdict(found)])
+    else:
+        print_facts(found, as_json=as_json)
 
 
 @app.command()
@@ -249,6 +271,7 @@ def account(
     since: Since = None,
     until: Until = None,
     viewer: Viewer = None,
+    csv: Csv = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -259,9 +282,13 @@ def account(
     first, last = _period(since, until)
     with opened_engine() as engine:
         found = engine.reports.account(account, since=first, until=last, viewer=viewer)
+    if csv is not None:
+        write_csv(csv, statistics_columns(found))
+        return
     columns = (
         *("quota_type", "granted", "used", "refunded", "used_part", "held", "available"),
-        *("period_since", "period_calls", "period_used", "period_costs", "error_rate", "p95_ms"),
+        *("period_since", "period_calls", "period_used", "period_refunded", "period_shortfall"),
+        *("period_costs", "error_rate", "p95_ms"),
     )
     print_rows(found, columns, as_json=as_json, empty=f"{account} has nothing")
 
@@ -281,7 +308,11 @@ def rebuild(since: Since = None, until: Until = None, as_json: JsonFlag = False)
 
 @app.command()
 def check(
-    since: Since = None, until: Until = None, viewer: Viewer = None, as_json: JsonFlag = False
+    since: Since = None,
+    until: Until = None,
+    viewer: Viewer = None,
+    csv: Csv = None,
+    as_json: JsonFlag = False,
 ) -> None:
     """
     Compare the daily sums with the usage records; exit with 3 where they differ.
@@ -292,7 +323,10 @@ def check(
     with opened_engine() as engine:
         found = engine.reports.check(*days, viewer=viewer)
     rows = [{"day": day, "account": account} for day, accounts in found for account in accounts]
-    print_rows(rows, ("day", "account"), as_json=as_json, empty="every sum is right")
+    if csv is not None:
+        write_csv(csv, rows, ("day", "account"))
+    else:
+        print_rows(rows, ("day", "account"), as_json=as_json, empty="every sum is right")
     if rows:
         typer.echo("`quota-engine reports rebuild` sums these days again", err=True)
         raise typer.Exit(WRONG)
@@ -320,7 +354,8 @@ def _show(
     with opened_engine() as engine:
         report = engine.reports.usage(_names(by), since=since, until=until, **(asked or {}))
     if csv is not None:
-        write_csv(csv, report)
+        rows = [flat(report, row) for row in report.rows]  # no total: rows add up
+        write_csv(csv, rows, flat(report, report.total))
         return
     if as_json:
         print_json(report)

@@ -34,6 +34,7 @@ from quota_engine.events import (
 from quota_engine.jobs.verify_sums import LedgerSums
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import Ledger, tables
+from quota_engine.ledger.daily_charges import daily_charges
 from quota_engine.ledger.history import recorded_entry
 from quota_engine.ledger.incoming import details_of
 from quota_engine.ledger.shards import read_deployment, read_shards
@@ -81,10 +82,12 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
         _by_quota(_stream(connection, prefix, tables.holds, "hold_id")),
         _by_quota(_stream(connection, prefix, tables.usage_records, "version")),
         _by_quota(_stream(connection, prefix, window_counts, "limit_key")),
+        _by_quota(_stream(connection, prefix, daily_charges, "day")),
     ]
     count, shards = 0, _shard_count(connection)
     by_shard: Counter[tuple[int, str]] = Counter()
-    for name, (entries, heads, grants, holds, usage, counts) in _side_by_side(streams):
+    for name, parts in _side_by_side(streams):
+        entries, heads, grants, holds, usage, counts, charges = parts
         replay, sums = _Replay(name, usage), LedgerSums()
         for row in sums.entries(entries):
             yield from replay.take(row)
@@ -93,12 +96,11 @@ def _verify(connection: Connection, progress: Progress, prefix: str) -> Iterator
             if count % PAGE == 0:
                 progress(count)
         yield from replay.end()
-        head = list(heads)
-        yield from _head_findings(replay.log, head)
+        yield from _head_findings(replay.log, head := list(heads))
         yield from _grant_findings(replay.log, sums.grants(grants))
         yield from _hold_findings(replay, sums.holds(holds))
         yield from _count_findings(replay.log, counts)
-        if unequal := sums.unequal(head[0].debt if head else 0):
+        for unequal in sums.unequal(head[0].debt if head else 0, charges):
             yield Finding(name, Cause.SUMS, unequal)
     progress(count)
     yield from _duplicate_findings(connection, prefix)

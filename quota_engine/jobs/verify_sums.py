@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from quota_engine.chain import INTENT, OPEN
+from quota_engine.ledger.daily_charges import DAY_MS, charged_by, wrong_days
 from quota_engine.statements import BRINGING, COLUMNS
 
 Rows = Iterator[Row[Any]]
@@ -29,6 +30,8 @@ class LedgerSums:
         self._moved: Counter[str] = Counter()
         self._remaining = 0
         self._held = 0
+        # by days since 1970: units charged, and those of the account's own calls
+        self._charged: dict[int, tuple[int, int]] = {}
 
     def entries(self, rows: Rows) -> Rows:
         """Yield the rows of entries, each added to its column."""
@@ -36,6 +39,11 @@ class LedgerSums:
             belongs = COLUMNS.get(row.kind)
             if belongs is not None and belongs.column is not None:
                 self._moved[belongs.column] += _units(belongs.units, row)
+            units = charged_by(row) if row.duplicate_of is None else (0, 0)
+            if units[0]:
+                day = row.at_ms // DAY_MS
+                charged, called = self._charged.get(day, (0, 0))
+                self._charged[day] = (charged + units[0], called + units[1])
             yield row
 
     def grants(self, rows: Rows) -> Rows:
@@ -52,15 +60,16 @@ class LedgerSums:
                 self._held += sum(units for _, units in row.allocations)
             yield row
 
-    def unequal(self, debt: int) -> str | None:
-        """Return both sides where they differ, in words."""
+    def unequal(self, debt: int, charges: Rows) -> Iterator[str]:
+        """Say what differs, in words. ``charges``: the quota's daily charges."""
         brought = {column: units for column, units in self._moved.items() if column in BRINGING}
         taken = {column: units for column, units in self._moved.items() if column not in BRINGING}
         came: dict[str, int] = {**brought, "debt": debt}
         went: dict[str, int] = {"remaining": self._remaining, "held": self._held, **taken}
-        if sum(came.values()) == sum(went.values()):
-            return None
-        return f"{_told(came)} make {sum(came.values())}, but {_told(went)} {sum(went.values())}"
+        ins, outs = sum(came.values()), sum(went.values())
+        if ins != outs:
+            yield f"{_told(came)} make {ins}, but {_told(went)} {outs}"
+        yield from wrong_days(self._charged, charges)
 
 
 def _units(units: Any, row: Row[Any]) -> int:

@@ -39,26 +39,41 @@ EVERYTHING = "*"
 
 Found = list[tuple[Subject, Crossing]]
 
-_VALUE = """CASE r.kind WHEN 'usage' THEN d.consumed WHEN 'cost' THEN d.cost
-    ELSE d.unbilled_calls + d.unpriced_calls END"""
-_SUMMED = f"""
+_COST = "CASE r.kind WHEN 'cost' THEN d.cost ELSE d.unbilled_calls + d.unpriced_calls END"
+_COSTS = f"""
 SELECT r.name, CASE WHEN r.each THEN d.account ELSE coalesce(r.account, '*') END AS account,
     CASE WHEN r.kind = 'unpriced' THEN d.provider || '/' || d.model ELSE '' END AS model,
-    sum({_VALUE}) AS value
+    sum({_COST}) AS value
 FROM alert_rules r
 JOIN unnest(CAST(:periods AS text[]), CAST(:first_days AS date[])) AS p (period, first_day)
     ON p.period = r.period
 JOIN daily_costs d ON d.day >= p.first_day AND d.day <= :today AND {{scope}}
     AND (r.quota_type IS NULL OR d.quota_type = r.quota_type)
     AND (r.currency IS NULL OR d.currency = r.currency)
-WHERE r.kind = ANY(CAST(:kinds AS text[])) AND {{which}}
+WHERE r.kind IN ('cost', 'unpriced') AND {{which}}
 GROUP BY r.name, 2, 3
-HAVING sum({_VALUE}) >= min(CAST(coalesce(r.warning, r.critical) AS numeric))
+HAVING sum({_COST}) >= min(CAST(coalesce(r.warning, r.critical) AS numeric))
+"""
+# Of several quotas together each call counts once, with its own account.
+_ONE = "r.each OR r.account IS NOT NULL AND NOT r.subtree"
+_USE = f"CASE WHEN {_ONE} THEN d.charged ELSE d.called END"
+_USAGE = f"""
+SELECT r.name, CASE WHEN r.each THEN d.account ELSE coalesce(r.account, '*') END AS account,
+    '' AS model, sum({_USE}) AS value
+FROM alert_rules r
+JOIN unnest(CAST(:periods AS text[]), CAST(:first_days AS date[])) AS p (period, first_day)
+    ON p.period = r.period
+JOIN daily_charges d ON d.day >= p.first_day AND d.day <= :today AND {{scope}}
+    AND (r.quota_type IS NULL OR d.quota_type = r.quota_type)
+WHERE r.kind = 'usage' AND {{which}}
+GROUP BY r.name, 2
+HAVING sum({_USE}) >= min(CAST(coalesce(r.warning, r.critical) AS numeric))
 """
 # A rule is in one of the three, so that each goes along an index of accounts.
 _SUMS = text(
     " UNION ALL ".join(
-        f"({_SUMMED.format(scope=scope, which=which)})"
+        f"({query.format(scope=scope, which=which)})"
+        for query in (_COSTS, _USAGE)
         for scope, which in (
             ("true", "r.account IS NULL"),
             ("d.account = r.account", "NOT r.subtree"),
@@ -83,13 +98,13 @@ WHERE q.state = 'live' AND q.remaining > 0
 """
 
 _USED = """
-SELECT u.account, u.quota_type, u.consumed, q.balance, q.held, q.debt, q.overdraft_limit,
-    (SELECT min(d.day) FROM daily_costs d
+SELECT u.account, u.quota_type, u.charged, q.balance, q.held, q.debt, q.overdraft_limit,
+    (SELECT min(d.day) FROM daily_charges d
         WHERE d.account = u.account AND d.quota_type = u.quota_type) AS first_day
 FROM (
-    SELECT account, quota_type, sum(consumed) AS consumed FROM daily_costs q
+    SELECT account, quota_type, sum(charged) AS charged FROM daily_charges q
     WHERE day >= :begin {scope}
-    GROUP BY 1, 2 HAVING sum(consumed) > 0
+    GROUP BY 1, 2 HAVING sum(charged) > 0
 ) AS u
 JOIN quotas q ON q.account = u.account AND q.quota_type = u.quota_type
 WHERE q.overdraft_limit IS NOT NULL AND q.frozen = ''
@@ -110,7 +125,6 @@ def sums(connection: Connection, rules: Sequence[AlertRule], now: datetime) -> d
     periods = {
         "periods": list(PERIODS),
         "first_days": [first_day(period, now.date()) for period in PERIODS],
-        "kinds": list(OF_SUMS),
         "today": now.date(),
     }
     found: dict[str, Found] = {name: [] for name in asked}
@@ -159,7 +173,7 @@ def running_dry(connection: Connection, rule: AlertRule, now: datetime) -> Found
     for row in rows:
         balance = _balance(row, grants.get((row.account, row.quota_type), []))
         since = _midnight(max(begin, row.first_day))
-        left = forecast(balance, now, int(row.consumed), since).days_left
+        left = forecast(balance, now, int(row.charged), since).days_left
         crossing = None if left is None else limits.crossed(left)
         if crossing is not None:
             found.append((_quota(row), _rounded(crossing)))

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from quota_engine.keys import QuotaName
+from quota_engine.ledger.daily_charges import read_charges
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.refusals import refusals
 from quota_engine.ledger.report_tables import daily_costs
@@ -74,15 +75,10 @@ class ReportTables:
         """Return the days of a range that have anything."""
         return self.rollups.days(since, until)
 
-    def first_day(self, quota: QuotaName) -> date | None:
-        """Return the first day on which an account used a quota type."""
-        columns = daily_costs.c
-        asked = select(func.min(columns.day)).where(
-            columns.account == quota.account, columns.quota_type == quota.quota_type
-        )
+    def charged(self, quota: QuotaName, since: date) -> tuple[int, date | None]:
+        """Return what a quota was charged from a day on, and the first day that it ever was."""
         with self._ledger.transaction() as connection:
-            found: date | None = connection.execute(asked).scalar_one()
-            return found
+            return read_charges(connection, quota, since)
 
 
 def _names(query: ReportQuery, table: Table = daily_costs) -> list[ColumnElement[Any]]:

@@ -81,6 +81,45 @@ def test_usage_and_cost_of_a_period_are_told(engine: QuotaEngine, clock: TestClo
     assert [alert.rule for alert in engine.alerts.list(state="resolved", rule="team")] == ["team"]
 
 
+def test_a_quota_is_used_by_calls_of_accounts_below_and_of_several_types(
+    engine: QuotaEngine,
+) -> None:
+    for account in ("acme", "acme/ann"):
+        for quota_type in (TYPE, "image"):
+            engine.issue_grant(account, quota_type, 1_000)
+    define = engine.alerts.define
+    define("own", "usage", warning=50, account="acme", quota_type=TYPE)
+    define("each", "usage", warning=50, account="acme", subtree=True, each=True, quota_type=TYPE)
+    define("team", "usage", warning=100, account="acme", subtree=True, quota_type=TYPE)
+    define("all", "usage", warning=100, quota_type=TYPE)
+    define("images", "usage", warning=5, account="acme", quota_type="image")
+    define("dry", "run_dry", warning=10, account="acme", quota_type="image")
+    engine.debit("acme/ann", {TYPE: 60, "image": 600}, operation_id="d")
+    images = {
+        "images: acme|image used 600 this day, at or above 5",
+        "dry: acme|image runs dry in 0.33 days, at or below 10",
+    }
+    assert look(engine) == images | {
+        "own: acme|text_token used 60 this day, at or above 50",
+        "each: acme|text_token used 60 this day, at or above 50",
+        "each: acme/ann|text_token used 60 this day, at or above 50",
+    }, "of all together each call counts once"
+    engine.debit("acme", TYPE, 40)
+    assert look(engine) >= {
+        "team: acme|text_token used 100 this day, at or above 100",
+        "all: *|text_token used 100 this day, at or above 100",
+    }
+    engine.correct_usage("d", 10, account="acme/ann", quota_type=TYPE)
+    assert look(engine) == images | {
+        "own: acme|text_token used 60 this day, at or above 50",
+        "each: acme|text_token used 60 this day, at or above 50",
+    }, "50 are left"
+    (found,) = [one for one in engine.reports.account("acme") if one.quota_type == TYPE]
+    assert (found.used, found.period_used, found.period_refunded) == (100, 100, 50)
+    forecast = engine.reports.forecast("acme", TYPE)
+    assert (forecast.pace, forecast.spendable) == (100, 950)
+
+
 def test_a_model_without_a_price_is_told(engine: QuotaEngine, clock: TestClock) -> None:
     engine.alerts.define("prices", "unpriced", critical=3)
     call(engine, "acme", 1, "1")

@@ -12,7 +12,7 @@ import inspect
 import io
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -174,7 +174,7 @@ def test_rates_latencies_and_accuracy(engine: QuotaEngine) -> None:
     assert total.held_calls == 9
     assert total.held["text_token"] == 2 * (3 * (100 + 200 + 300) + 3 * 30)
     assert total.captured["text_token"] == 3 * 600 + 90 + 9 * 10
-    assert total.accuracy["text_token"] == Decimal("0.52381")
+    assert total.accuracy["text_token"] == Decimal("1.909091")
     slowest = max(7 + 900 * number + 41 * hour for number in range(3) for hour in range(3))
     assert total.p99_ms == pytest.approx(slowest, rel=0.05)
     assert total.p50_ms == pytest.approx(7 + 900 + 41, rel=0.05)
@@ -221,10 +221,11 @@ async def check_statistics(call: Engines) -> None:
     one = found["text_token"]
     assert (one.granted, one.used, one.available) == (20_000, stated.used, balance.available)
     assert one.granted - one.used + one.refunded == one.available
-    assert one.period_used == one.used - one.refunded
-    assert (found["image"].used, found["image"].period_used) == (3, 6), "3 could not be collected"
+    assert (one.period_used, one.period_refunded) == (one.used, one.refunded)
+    image = found["image"]
+    assert (image.used, image.period_used, image.period_shortfall) == (3, 3, 3)
     month = {one.quota_type: one for one in await reported(call, "account", EVE)}
-    assert month["image"].period_used == 2, "by default: this month"
+    assert month["image"].period_shortfall == 2, "by default: this month"
     assert await reported(call, "account", "nobody") == []
 
 
@@ -283,10 +284,32 @@ def test_reports_by_command(cli: Cli, engine: QuotaEngine, tmp_path: Path) -> No
     assert "cost CNY change" in cli.done("reports", "trend", *period)
     assert cli.json("reports", "trend", *period)[-1]["names"] == {}
     assert "runs dry at" in cli.done("reports", "forecast", ANN, "text_token")
+    check_files(cli, period)
     assert len(cli.json("reports", "account", ANN)) == 3
     assert cli.done("reports", "usage", "--account", "nobody").strip() == "no calls"
     assert cli.run("reports", "usage", "--from", "yesterday").code == 2
     assert cli.run("reports", "usage", "--csv", "/nonexistent/a.csv").code == 2
+
+
+def check_files(cli: Cli, period: Sequence[str]) -> None:
+    """Every report that has rows is written with all of its columns."""
+
+    def rows(*words: str) -> list[dict[str, str]]:
+        return list(csv.DictReader(cli.done("reports", *words, "--csv", "-").splitlines()))
+
+    trends = rows("trend", *period)
+    assert [row["model"] for row in trends] == [
+        one["names"]["model"] or "" for one in cli.json("reports", "trend", *period)[:-1]
+    ]
+    refused = cli.json("reports", "refusals")
+    assert [row["calls"] for row in rows("refusals")] == [str(x["calls"]) for x in refused["rows"]]
+    (told,) = rows("forecast", ANN, "text_token")
+    assert told["pace"] == cli.json("reports", "forecast", ANN, "text_token")["pace"]
+    accounts = cli.json("reports", "account", ANN)
+    for row, one in zip(rows("account", ANN), accounts, strict=True):
+        assert row["used"] == str(one["used"])
+        assert (row["period_cost_USD"] or None) == one["period_costs"].get("USD")
+    assert cli.done("reports", "check", "--csv", "-") == "day,account\n"
 
 
 def test_rebuild_and_check_by_command(cli: Cli, engine: QuotaEngine) -> None:

@@ -153,7 +153,20 @@ def test_the_equation_misses_a_unit_in_each_of_its_terms(
     outbox: OutboxWriter, term: str, statement: str
 ) -> None:
     """Beside what the replay of the chain finds, which this must not need."""
-    [finding] = [one for one in edit(outbox, statement) if one.cause == "sums"]
+    sums = [one for one in edit(outbox, statement) if one.cause == "sums"]
+    [finding] = [one for one in sums if "make" in one.detail]
     assert finding.quota == NAME
     assert f"{term} " in finding.detail
-    assert "make" in finding.detail
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE daily_charges SET charged = charged + 1 WHERE account = 'user:42'",
+        "UPDATE daily_charges SET called = called - 1 WHERE account = 'user:42'",
+        "DELETE FROM daily_charges WHERE account = 'user:42'",
+    ],
+)
+def test_daily_charges_are_those_of_the_entries(outbox: OutboxWriter, statement: str) -> None:
+    [finding] = [one for one in edit(outbox, statement) if one.quota == NAME]
+    assert (finding.cause, "daily charges" in finding.detail) == ("sums", True)
