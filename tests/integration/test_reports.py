@@ -308,7 +308,8 @@ def check_files(cli: Cli, period: Sequence[str]) -> None:
     accounts = cli.json("reports", "account", ANN)
     for row, one in zip(rows("account", ANN), accounts, strict=True):
         assert row["used"] == str(one["used"])
-        assert (row["period_cost_USD"] or None) == one["period_costs"].get("USD")
+        costs = {name: value for name, value in row.items() if "cost_" in name and value}
+        assert costs == {f"period_cost_{name}": cost for name, cost in one["period_costs"].items()}
     assert cli.done("reports", "check", "--csv", "-") == "day,account\n"
 
 
