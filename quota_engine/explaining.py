@@ -147,7 +147,7 @@ def explained(command: PlaceHold) -> Flow[Explanation]:
             found: Snapshotted = yield SnapshotQuota(quota=share.quota)
             scope = _scope(share, balance, found)
             if balance.is_limited:
-                read = yield from settled(ReadLimits(quota=share.quota))
+                read = yield from settled(ReadLimits(quota=share.quota, asked=share.amount))
                 scope = replace(scope, limits=read.standings, is_counted=not balance.gates)
             scopes.append(scope)
     judged = _judged(command.quota, scopes)
@@ -300,8 +300,8 @@ def _limits_in_the_way(
             required = scope.required if limit.of == UNITS else 1
             if limit.headroom >= required:
                 continue
-            resets = limit.resets_at if required <= limit.cap else None
-            wait = None if resets is None or now is None else (resets - now).total_seconds()
+            passes = limit.passes_at
+            wait = None if passes is None or now is None else (passes - now).total_seconds()
             yield LimitExceededError(
                 *(scope.account, scope.quota_type),
                 required=required,

@@ -251,6 +251,15 @@ local function relief_of(state, limit, required)
   return nil
 end
 
+-- When a limit that is in the way of so many would let them through; nil: it is not, or nobody knows.
+function windows.passes_at(state, limit, required)
+  local cap, used = windows.standing(state, limit)
+  if limit.of == "holds" or used + required <= cap then
+    return nil
+  end
+  return relief_of(state, limit, required)
+end
+
 -- What is asked of a limit: units, calls (0 or 1), holds that are to be opened (0 or 1).
 local function required_of(state, limit, calls, opens)
   if limit.of == "units" then

@@ -11,8 +11,15 @@ from quota_engine._async.transport import AsyncTransport
 from quota_engine.arguments import checked_quota, checked_text, checked_type
 from quota_engine.backing import Backing
 from quota_engine.commands import Action, LimitStanding, ReadLimits, SetLimits
-from quota_engine.errors import BackpressureError, EngineUnavailableError, QuotaError
+from quota_engine.errors import (
+    BackpressureError,
+    EngineUnavailableError,
+    InvalidAmountError,
+    InvalidArgumentError,
+    QuotaError,
+)
 from quota_engine.ids import checked_id, new_id
+from quota_engine.instants import from_ms, to_ms
 from quota_engine.limiting import (
     PLANNED,
     REFUSED,
@@ -86,8 +93,25 @@ class AsyncLimits:
         reason: str | None = None,
         operation_id: str | None = None,
     ) -> SetLimits:
-        """Let a limit be ``amount`` until an instant, and then what it was: ends by itself."""
+        """
+        Let a limit be ``amount`` until an instant, and then what it was: ends by itself.
+
+        Raises ``LimitNotFoundError``; ``InvalidAmountError`` for no more than the limit is without
+        it, ``InvalidArgumentError`` for an instant that is over.
+        """
         limit = checked_limit(amount, of=of, per=per, window=window, time_zone=UTC)
+        now_ms = self._now_ms()
+        if to_ms(until, name="until") <= now_ms:
+            raise InvalidArgumentError(
+                f"a limit cannot be raised until {until}: that is over, it is {from_ms(now_ms)}"
+            )
+        for known in await self.list(account, quota_type):
+            is_it = f"{known.of}:{known.per or ''}:{known.window or ''}" == limit.key
+            if is_it and limit.amount <= known.amount:
+                raise InvalidAmountError(
+                    f"{account}|{quota_type} is limited to {known.amount} already: raise it to"
+                    f" more, not to {limit.amount} (to lower a limit, set it)"
+                )
         by = (operator, reason, operation_id)
         return await self._change(account, quota_type, Action.RAISE, raised(limit, until), by)
 
@@ -182,17 +206,20 @@ class AsyncLimits:
         if operation_id is None:
             operation_id = new_id("limit", self._transport.now_ms())
         operator, reason = _by(operator, reason)
-        now_ms = self._transport.now_ms()
         command = change_to(
             checked_quota(account, quota_type, self._settings),
             checked_id(operation_id, name="operation id"),
             action,
             limit,
-            now_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
+            now_ms=self._now_ms(),
             operator=operator,
             reason=reason,
         )
         return await self._transport.drive(flows.settled(command), "set_limit")
+
+    def _now_ms(self) -> int:
+        now_ms = self._transport.now_ms()
+        return time.time_ns() // 1_000_000 if now_ms is None else now_ms
 
 
 def _by(operator: str | None, reason: str | None) -> tuple[str | None, str | None]:

@@ -89,6 +89,8 @@ class LimitStanding(LimitTerms):
     A limit as it stands: ``used`` of the ``cap`` that it has now, in what it limits.
 
     ``resets_at``: when its calendar period ends; a sliding window has no such instant.
+    ``passes_at``: when a call that was asked for, and that it refuses now, would pass it if
+    nothing else happens; None: never, or nobody knows, or no call was asked for.
     """
 
     account: str
@@ -96,6 +98,7 @@ class LimitStanding(LimitTerms):
     cap: int
     used: int
     resets_at: datetime | None
+    passes_at: datetime | None = None
 
     @property
     def headroom(self) -> int:
@@ -179,29 +182,37 @@ class SetLimit(Command[SetLimits]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadLimits(Command[LimitsRead]):
-    """Say how much a quota's limits let through now. See ``lua/read_limits.lua``."""
+    """
+    Say how much a quota's limits let through now, and when ``asked`` units would pass each.
+
+    See ``lua/read_limits.lua``.
+    """
 
     script: ClassVar[str] = "read_limits"
 
     quota: QuotaName
     due_max: int = 500
+    asked: int | None = None
 
     def keys(self, keys: ShardKeys) -> Sequence[str]:
         name = str(self.quota)
         return (keys.versions, keys.quota(name), keys.holds(name), keys.changes(name))
 
     def argv(self, context: Context) -> Sequence[Argument]:
-        return (context.epoch, str(self.quota), context.now, self.due_max)
+        asked = "" if self.asked is None else self.asked
+        return (context.epoch, str(self.quota), context.now, self.due_max, asked)
 
     def parse(self, reply: Reply) -> LimitsRead:
         match reply:
             case ["LIMITS", now_ms, *told]:
-                rows = zip(told[::4], told[1::4], told[2::4], told[3::4], strict=True)
+                rows = zip(*(told[place::5] for place in range(5)), strict=True)
                 standings = (self._standing(*row) for row in rows)
                 return LimitsRead(from_ms(int(now_ms)), tuple(standings))
         raise EngineFault(f"read_limits answered {reply!r}")
 
-    def _standing(self, text: str, cap: str, used: str, resets_at: str) -> LimitStanding:
+    def _standing(
+        self, text: str, cap: str, used: str, resets_at: str, passes_at: str
+    ) -> LimitStanding:
         (limit,) = parse_limits(text)
         return LimitStanding.told_by(
             limit,
@@ -210,6 +221,7 @@ class ReadLimits(Command[LimitsRead]):
             cap=int(cap),
             used=int(used),
             resets_at=from_ms(int(resets_at)) if resets_at else None,
+            passes_at=from_ms(int(passes_at)) if passes_at else None,
         )
 
     def unknown(self) -> LimitsRead:
