@@ -2,15 +2,15 @@
 What has to be done when a call turns out to have used, or cost, something else. Pure.
 
 The entries of the call stay. What is charged too little is debited as used; what is charged too
-much is refunded, the newest charge first, and with who paid, where another account did: each quota
-of the call gives back what it has collected above what was used. Every entry of a correction
-carries a record, the first with the difference: all records of a call add up. Of what a call took
-of further quota types, no entry has a record.
+much is refunded: each quota of the call gives back what it has collected above what was used, the
+caller's own together with who paid in its place. The entry of a correction carries a record with
+the difference: all records of a call add up. Of what a call took of further quota types, no entry
+has a record.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -40,6 +40,10 @@ _SAME = (
 
 #: ``<operation id>:correction:<n>``: so a correction that is tried again finds itself.
 CORRECTION = ":correction:"
+#: So ends the id of each entry of a correction, in the call's own quota or in another account's.
+CORRECTION_ID = re.compile(r":correction:[0-9]+(@[0-9a-f]{16})?$")
+#: In the details of a correction that gives back: to how many units the call is settled.
+SETTLED_TO = "settled_to"
 
 Step: TypeAlias = DebitUsed | RefundRequest | RecordUsage
 
@@ -217,8 +221,7 @@ def steps(
     """
     Return what settles the difference between what was charged and what was used, in order.
 
-    ``details``: what is kept with each entry beside the record. Empty when there is none. Of what
-    another account paid the fate must tell what that one was given back.
+    ``details``: what is kept with each entry beside the record. Empty when there is none.
     """
     charge = fate.charge
     assert charge is not None
@@ -236,26 +239,25 @@ def steps(
     charges = tuple(entry for entry in _entries(fate) if entry.kind in CHARGES)
     made: list[Step] = []
 
-    def text() -> str:
-        """Return an entry's details: the first tells what changes, all of which call."""
-        kept = {**details, "reference": charge.operation_id}
+    def text(**more: Any) -> str:
+        """Return an entry's details: of which call it is, and what changes."""
+        kept = {**details, "reference": charge.operation_id, **more}
         if is_beside(fate):
             return details_text({**kept, "account": charge.called_by})  # as the call's own
-        return details_text({**kept, "usage": told if made else {**told, **changed}})
+        return details_text({**kept, "usage": {**told, **changed}})
 
-    for entry, units in _given_back(fate, excess):
+    if excess > 0:
         made.append(
             RefundRequest(
                 quota=quota,
                 refund_id=_id(charge, next(numbers)),
-                operation_id=entry.operation_id,
-                amount=units,
-                details=text(),
-                paid_by=entry.paid_by,
+                operation_id=charges[-1].operation_id,
+                amount=excess,
+                details=text(settled_to=used.units),
                 settled=Settled(quota=quota, units=used.units, charges=charges),
             )
         )
-    if excess < 0:
+    elif excess < 0:
         made.append(
             DebitUsed(
                 quota=quota,
@@ -266,7 +268,7 @@ def steps(
                 paid_by=payer,
             )
         )
-    elif not made and changed:
+    elif changed:
         made.append(
             RecordUsage(quota=quota, operation_id=_id(charge, next(numbers)), details=text())
         )
@@ -300,21 +302,6 @@ def corrected(
 def _entries(fate: ChargeFate) -> list[ChargeEntry]:
     assert fate.charge is not None
     return [fate.charge, *fate.corrections]
-
-
-def _given_back(fate: ChargeFate, excess: int) -> list[tuple[ChargeEntry, int]]:
-    """Deal what is to be given back to the charges, newest first; a gift is not taken again."""
-    given = Counter[str]()
-    for entry in fate.corrections:
-        if entry.kind == QUOTA_REFUNDED:
-            given[entry.subject] += entry.amount
-    dealt = []
-    for entry in reversed([entry for entry in _entries(fate) if entry.kind in CHARGES]):
-        units = min(max(excess, 0), entry.amount - entry.refunded - given[entry.operation_id])
-        excess -= units
-        if units > 0:
-            dealt.append((entry, units))
-    return dealt
 
 
 def _changed(fate: ChargeFate, used: Used) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from quota_engine.commands import (
     RefundRequest,
     WithdrawRefund,
 )
-from quota_engine.commands.refunds import charge_id_in, charged_above, charged_to
+from quota_engine.commands.refunds import charge_id_in, requests_of
 from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidArgumentError,
@@ -70,24 +70,22 @@ def _found(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
 
 
 def call_of(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
-    """Return what settles a call anew goes by: of what another account paid, its refunds, too."""
+    """Return what settles a call anew goes by, once the ledger knows that who paid did so."""
     fate = yield from charge_of(quota, operation_id)
     assert fate.charge is not None
-    charge = yield from _as_paid(quota, fate.charge)
-    corrections = []
-    for entry in fate.corrections:
-        corrections.append((yield from _as_paid(quota, entry)))
-    return replace(fate, charge=charge, corrections=tuple(corrections))
+    for entry in (fate.charge, *fate.corrections):
+        if entry.paid_by is not None and entry.kind in CHARGES:
+            payer = QuotaName(entry.paid_by, quota.quota_type)
+            yield from _known(payer, charge_id_in(payer, quota, entry))
+    return fate
 
 
-def _as_paid(quota: QuotaName, entry: ChargeEntry) -> Flow[ChargeEntry]:
-    if entry.paid_by is None or entry.kind not in CHARGES:
-        return entry
-    payer = QuotaName(entry.paid_by, quota.quota_type)
-    there = yield from _found(payer, charge_id_in(payer, quota, entry))
-    if there.charge is None:  # it was decided that it never counted
-        return entry
-    return replace(entry, refunded=there.charge.refunded)
+def _known(quota: QuotaName, operation_id: str) -> Flow[ChargeFate]:
+    """Return what the ledger knows of a charge; if nothing, once it knows all that Redis knows."""
+    fate: ChargeFate = yield FindCharge(quota, operation_id)
+    if fate.charge is None:
+        fate = yield from _found(quota, operation_id)
+    return fate
 
 
 def refunded(request: RefundRequest, accounts: Sequence[str] | None) -> Flow[Refunded]:
@@ -102,16 +100,20 @@ def refunded(request: RefundRequest, accounts: Sequence[str] | None) -> Flow[Ref
     assert fate.charge is not None
     call = fate.charge if request.settled is None else request.settled.charges[0]
     others = _beside(request.quota, call, accounts)
-    requests = (*charged_to(request, fate), *charged_above(request, fate, others))
+    requests = requests_of(request, fate.charge, others)
+    for one in requests[1:] if requests[0] is request else requests:
+        yield from _known(one.quota, one.operation_id)
     recorded: list[RecordedRefund] = yield RecordRefunds(requests)
     ours = [one.command for one in recorded if one.is_new]
     if any(not one.is_new and one.applied is None for one in recorded):
         yield PersistTail(request.quota)
         recorded = yield RecordRefunds(requests)
+        ours += [one.command for one in recorded if one.is_new]
     first, *beside = recorded
     try:
         made = yield from _made_together(first, beside)
     except REFUSED:
+        yield PersistTail(first.command.quota)  # somebody else may have kept it meanwhile
         for command in ours:
             yield WithdrawRefund(command.quota, command.refund_id)
         raise
@@ -157,7 +159,7 @@ def charged_by(
     found = []
     for account in _beside(quota, fate.charge, scopes):
         other = QuotaName(account, quota.quota_type)
-        there: ChargeFate = yield FindCharge(other, charge_id_in(other, quota, fate.charge))
+        there = yield from _known(other, charge_id_in(other, quota, fate.charge))
         if there.charge is not None or fate.charge.kind == USAGE_RECORDED:
             found.append(other)
     return found

@@ -164,8 +164,8 @@ ACCOUNTS = (
     Mutant(
         "who paid gets nothing back of a correction",
         "quota_engine/commands/refunds.py",
-        "return (request, to_payer)",
-        "return (request,)",
+        "shares = (*homes[1:], ",
+        "shares = (",
         (f"{PAID}::test_a_correction_whose_maker_dies_is_finished_for_who_paid_too",),
     ),
     Mutant(

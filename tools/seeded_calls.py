@@ -49,22 +49,22 @@ CALLS = (
     Mutant(
         "accounts above get nothing of a refund",
         "quota_engine/refunding.py",
-        "*charged_above(request, fate, others))",
-        "*charged_above(request, fate, ()))",
+        "requests_of(request, fate.charge, others)",
+        "requests_of(request, fate.charge, ())",
         (SCOPES + "::test_a_refund_gives_back_what_the_call_took_above_too",),
     ),
     Mutant(
         "what a quota gives back is bounded by what the caller's own collected",
         "quota_engine/ledger/refunds.py",
-        "left_of(connection, request.quota, row) for request, row in charged)",
-        "left_of(connection, request.quota, row) for request, row in charged[:1])",
+        "max(one.left for one in paid), request.amount",
+        "max(one.left for one in paid[:1]), request.amount",
         (GIVEN_BACK + "::test_a_refund_of_a_key_that_only_counts_goes_to_who_paid",),
     ),
     Mutant(
         "a correction gives back what was not collected",
         "quota_engine/ledger/dealing.py",
-        "units = min(units, _above(connection, quota, request.settled))",
-        "units = units",
+        "units = min(paid.left, max(0, paid.net - call.units))",
+        "units = paid.left",
         (GIVEN_BACK + "::test_what_an_account_above_could_not_pay_is_not_given_back_there",),
     ),
     Mutant(

@@ -325,8 +325,8 @@ MUTANTS = (
     Mutant(
         "earlier refunds are not counted",
         "quota_engine/ledger/dealing.py",
-        "return int(charge.amount - charge.shortfall - _units_of(earlier))",
-        "return int(charge.amount - charge.shortfall)",
+        "return max(0, self.collected - _units_of(self.refunds))",
+        "return max(0, self.collected)",
         ("tests/integration/test_refunds.py::test_many_refunds_at_once_give_back_what_was_taken",),
     ),
     Mutant(

@@ -11,6 +11,7 @@ from quota_engine._async.spooling import AsyncSpooling
 from quota_engine._async.transport import AsyncTransport
 from quota_engine.arguments import checked_quota
 from quota_engine.backing import Backing
+from quota_engine.corrections import CORRECTION_ID
 from quota_engine.errors import InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_id, new_id
 from quota_engine.keys import QuotaName
@@ -70,4 +71,9 @@ class AsyncCalling(AsyncPricing):
     def _id(self, given: str | None, prefix: str) -> str:
         if given is None:
             return new_id(prefix, self._transport.now_ms())
-        return checked_id(given, name=f"{prefix} id")
+        found = checked_id(given, name=f"{prefix} id")
+        if CORRECTION_ID.search(found):
+            raise InvalidArgumentError(
+                f"{prefix} id {found} ends as the id of a correction does: choose another"
+            )
+        return found

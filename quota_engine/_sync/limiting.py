@@ -102,7 +102,10 @@ class Limits:
         """
         limit = checked_limit(amount, of=of, per=per, window=window, time_zone=UTC)
         now_ms = self._now_ms()
-        if to_ms(until, name="until") <= now_ms:
+        made = () if operation_id is None else self.history(account, quota_type)
+        if operation_id in {change.operation_id for change in made}:
+            pass  # a repeat, perhaps when it is over
+        elif to_ms(until, name="until") <= now_ms:
             raise InvalidArgumentError(
                 f"a limit cannot be raised until {until}: that is over, it is {from_ms(now_ms)}"
             )

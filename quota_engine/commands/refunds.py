@@ -16,7 +16,7 @@ from quota_engine.commands.arguments import (
     writing_keys,
 )
 from quota_engine.commands.base import Argument, Command, Context, Reply
-from quota_engine.commands.charges import ChargeEntry, ChargeFate
+from quota_engine.commands.charges import ChargeEntry
 from quota_engine.commands.quotas import Allocation
 from quota_engine.commands.shares import (
     ANSWER_LINES,
@@ -68,12 +68,22 @@ class Settled:
     """
     A call that is settled anew: what it used in all, and what its own quota was charged for it.
 
-    Each of its quotas gives back what it has collected above ``units``.
+    Each of its quotas gives back what it has collected above ``units``; the own quota and those
+    that paid in its place together.
     """
 
     quota: QuotaName
     units: int
     charges: tuple[ChargeEntry, ...]
+
+    @property
+    def purse(self) -> tuple[QuotaName, ...]:
+        """The own quota, and those that paid in its place."""
+        return tuple(dict.fromkeys((self.quota, *map(self.payer_of, self.charges))))
+
+    def payer_of(self, charge: ChargeEntry) -> QuotaName:
+        """Return the quota that paid for a charge."""
+        return QuotaName(charge.paid_by or self.quota.account, self.quota.quota_type)
 
     def ids_in(self, quota: QuotaName) -> tuple[str, ...]:
         """Return the ids of its charges in one of its quotas."""
@@ -93,55 +103,45 @@ class RefundRequest:
     details: str = ""
     #: Of another account, which the call may have charged too.
     is_share: bool = False
-    #: The account that paid: it is given the units, and the quota has an entry that counts them.
-    paid_by: str | None = None
     #: The call that is settled anew by it; None: it is a gift.
     settled: Settled | None = None
 
 
-def charged_to(request: RefundRequest, fate: ChargeFate) -> tuple[RefundRequest, ...]:
-    """
-    Return what a request means for the quota and for who paid in its place.
-
-    A correction stands in both logs, a plain refund of what another account paid in its log alone.
-    """
-    charge = fate.charge
-    if charge is None or charge.paid_by is None:
-        return (request,)
-    payer = QuotaName(charge.paid_by, request.quota.quota_type)
-    charge_id = charge_id_in(payer, request.quota, charge)
-    if request.paid_by is None:
-        return (replace(request, quota=payer, operation_id=charge_id),)
-    to_payer = replace(
-        request,
-        quota=payer,
-        refund_id=request.refund_id + suffix_of(request.quota, payer),
-        operation_id=charge_id,
-        details=_told_elsewhere(request),
-        paid_by=None,
-    )
-    return (request, to_payer)
-
-
-def charged_above(
-    request: RefundRequest, fate: ChargeFate, accounts: Iterable[str]
+def requests_of(
+    request: RefundRequest, charge: ChargeEntry, accounts: Iterable[str]
 ) -> tuple[RefundRequest, ...]:
-    """Return what a request means for those of other accounts that the call charged."""
-    charge = fate.charge
-    assert charge is not None
-    quotas = (QuotaName(account, request.quota.quota_type) for account in accounts)
-    return tuple(
-        replace(
-            request,
-            quota=quota,
-            refund_id=request.refund_id + suffix_of(request.quota, quota),
-            operation_id=charge_id_in(quota, request.quota, charge),
-            details=_told_elsewhere(request),
-            is_share=True,
-            paid_by=None,
+    """
+    Return what a request means for the quotas of a call. ``accounts``: others that it charged.
+
+    A correction stands in the logs of the caller and of who paid in its place, a gift of what
+    another account paid in that one's alone.
+    """
+    call = request.settled
+    if call is not None:
+        homes = [quota.account for quota in call.purse]
+        first = request
+    else:
+        homes = [charge.paid_by or request.quota.account]
+        payer = QuotaName(homes[0], request.quota.quota_type)
+        first = replace(
+            request, quota=payer, operation_id=charge_id_in(payer, request.quota, charge)
         )
-        for quota in quotas
-        if quota.account != charge.paid_by
+    newest = {charge.paid_by: charge for charge in ((charge,) if call is None else call.charges)}
+    shares = (*homes[1:], *(account for account in accounts if account not in homes))
+    return (
+        first,
+        *(
+            replace(
+                request,
+                quota=quota,
+                refund_id=request.refund_id + suffix_of(request.quota, quota),
+                operation_id=charge_id_in(quota, request.quota, newest.get(account, charge)),
+                details=_told_elsewhere(request),
+                is_share=True,
+            )
+            for account in shares
+            for quota in [QuotaName(account, request.quota.quota_type)]
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from quota_engine.commands.charges import ChargeEntry, ChargeFate
-from quota_engine.commands.refunds import CALLER
+from quota_engine.commands.refunds import CALLER, ENDS
 from quota_engine.corrections import CORRECTION
-from quota_engine.events import TELL_USAGE
+from quota_engine.events import CHARGES, TELL_USAGE
 from quota_engine.keys import QuotaName
 from quota_engine.payers import payer_in
 
@@ -39,6 +40,13 @@ WHERE e.account = :account AND e.quota_type = :quota_type AND e.duplicate_of IS 
     AND (e.operation_id = ANY(:ids) OR e.operation_id >= :first AND e.operation_id < :last)
 ORDER BY e.version
 """)
+
+#: The id of any charge of a call: its own or a correction's, in whichever quota.
+_OF_CALL = re.compile(
+    r"(?P<base>.*?)(?P<correction>:correction:[0-9]+)?(?P<suffix>@[0-9a-f]{16})?"
+    r"(?P<end>:capture|:release)?",
+    re.DOTALL,
+)
 
 _HEAD = text("SELECT version FROM quotas WHERE account = :account AND quota_type = :quota_type")
 
@@ -69,6 +77,31 @@ def charges_by(
     asked = {"ids": list(ids), "first": first, "last": last}
     marks = {"mark": CORRECTION, "caller": CALLER.pattern}
     return connection.execute(_CHARGES, {**asdict(quota), **asked, **marks}).all()
+
+
+def call_of(operation_id: str) -> tuple[str, str]:
+    """Return the id of a call in its own quota, and what follows its ids in this one."""
+    found = _OF_CALL.fullmatch(operation_id)
+    assert found is not None
+    base, end = found["base"], found["end"] or ""
+    return base if found["correction"] else base + end, found["suffix"] or ""
+
+
+def charges_of_call(connection: Connection, quota: QuotaName, operation_id: str) -> list[Row[Any]]:
+    """Return the charges in a quota of the call that one of them is of, oldest first."""
+    call, suffix = call_of(operation_id)
+    names = {call + suffix}
+    for end in ENDS:
+        if call.endswith(end):
+            names.add(f"{call.removesuffix(end)}{suffix}{end}")
+    place = f"{call}{CORRECTION}"
+    rows = charges_by(connection, quota, ids=sorted(names), first=place, last=f"{place[:-1]};")
+    return [
+        row
+        for row in rows
+        if row.kind in CHARGES
+        and (row.operation_id in names or call_of(row.operation_id) == (call, suffix))
+    ]
 
 
 _CALLED = text("""

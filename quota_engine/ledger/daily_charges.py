@@ -8,7 +8,6 @@ call. A trigger adds up in the statement that appends the entries: the sums are 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, Connection, Date, Index, Row, Table, Text, func, select
 
 from quota_engine.commands.refunds import CALLER
+from quota_engine.corrections import CORRECTION_ID
 from quota_engine.events import CHARGES, QUOTA_REFUNDED
 from quota_engine.keys import QuotaName
 from quota_engine.ledger.tables import metadata
@@ -38,15 +38,12 @@ daily_charges = Table(
     Index("daily_charges_of_day", "day"),
 )
 
-#: So ends the id of an entry that settles a call anew, in its own quota or in another account's.
-_CORRECTION = re.compile(r":correction:[0-9]+(@[0-9a-f]{16})?$")
-
 
 def charged_by(entry: Row[Any]) -> tuple[int, int]:
     """Return the units that an entry's row charges its quota, and those of its account's calls."""
     if entry.kind in CHARGES:
         units = int(entry.amount)
-    elif entry.kind == QUOTA_REFUNDED and _CORRECTION.search(entry.operation_id):
+    elif entry.kind == QUOTA_REFUNDED and CORRECTION_ID.search(entry.operation_id):
         units = -int(entry.amount)
     else:
         return 0, 0

@@ -21,6 +21,7 @@ from quota_engine.commands.refunds import (
     RefundRequest,
     ids_elsewhere,
 )
+from quota_engine.corrections import SETTLED_TO
 from quota_engine.errors import (
     IdempotencyConflictError,
     InvalidAmountError,
@@ -29,8 +30,8 @@ from quota_engine.errors import (
 from quota_engine.events import CHARGES
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import tables
-from quota_engine.ledger.charges import SUFFIXES, entry_of
-from quota_engine.ledger.dealing import deal, left_of, parts_in
+from quota_engine.ledger.charges import SUFFIXES, call_of, charges_of_call, entry_of
+from quota_engine.ledger.dealing import Paid, deal, paid_for, parts_in
 from quota_engine.ledger.locks import lock_named
 from quota_engine.ledger.snapshots import find_operation
 
@@ -46,13 +47,16 @@ def record_refunds(
     out where the call charged nothing.
     """
     charged = _charged(connection, requests)
-    for name in sorted({f"charge:{one.quota}|{charge.operation_id}" for one, charge in charged}):
+    locks = {f"call:{one.quota}|{call_of(charge.operation_id)[0]}" for one, charge in charged}
+    locks |= {f"refund:{one.quota}|{one.refund_id}" for one, _ in charged}
+    for name in sorted(locks):
         lock_named(connection, name)
     known = [_recorded(connection, request) for request, _ in charged]
-    amount = _amount(connection, charged) if known[0] is None else known[0].command.amount
+    paid = [paid_for(connection, one.quota, charge.operation_id) for one, charge in charged]
+    amount = known[0].command.amount if known[0] else _amount(requests[0], paid)
     return [
-        recorded or _promised(connection, request, charge, amount)
-        for recorded, (request, charge) in zip(known, charged, strict=True)
+        recorded or _promised(connection, request, charge, part, amount)
+        for recorded, (request, charge), part in zip(known, charged, paid, strict=True)
     ]
 
 
@@ -63,6 +67,9 @@ def _charged(
     found = []
     for request in requests:
         charge = entry_of(connection, request.quota, request.operation_id)
+        if request.settled is not None and charge is None:  # another of its charges may be there
+            others = charges_of_call(connection, request.quota, request.operation_id)
+            charge = others[-1] if others else None
         if charge is not None and charge.kind in CHARGES:
             found.append((request, charge))
         elif not request.is_share:
@@ -72,31 +79,30 @@ def _charged(
     return found
 
 
-def _amount(connection: Connection, charged: Sequence[tuple[RefundRequest, Row[Any]]]) -> int:
-    """Return how many units come back: at most what any of the quotas can still give back."""
-    asked, charge = charged[0][0].amount, charged[0][1]
-    if asked is not None and charged[0][0].settled is not None:
-        return asked  # it says what was used; each quota gives back what it can
-    left = max(left_of(connection, request.quota, row) for request, row in charged)
-    amount = left if asked is None else asked
-    if not 0 < amount <= left:
-        collected = max(row.amount - row.shortfall for _, row in charged)
-        raise InvalidAmountError(
-            f"{left} of the {collected} units that {charge.operation_id} took can be given back,"
-            f" not {amount}"
-        )
-    return amount
+def _amount(request: RefundRequest, paid: Sequence[Paid]) -> int:
+    """Return how many units come back: at most what any of the quotas has left of the call."""
+    left, asked = max(one.left for one in paid), request.amount
+    if asked is not None and (request.settled is not None or asked <= left):
+        return asked
+    if asked is None and left:
+        return left
+    collected = max(one.collected for one in paid)
+    wanted = "" if asked is None else f", not {asked}"
+    raise InvalidAmountError(
+        f"{left} of the {collected} units that {request.operation_id} took can be given back"
+        f"{wanted}"
+    )
 
 
 def _promised(
-    connection: Connection, request: RefundRequest, charge: Row[Any], amount: int
+    connection: Connection, request: RefundRequest, charge: Row[Any], paid: Paid, amount: int
 ) -> RecordedRefund:
     command = Refund(
         quota=request.quota,
         refund_id=request.refund_id,
         charge_id=charge.operation_id,
         amount=amount,
-        parts=deal(connection, request, charge, amount),
+        parts=deal(connection, request, paid, amount),
         grace_ms=request.grace_ms,
         details=request.details,
     )
@@ -160,9 +166,11 @@ def _recorded(connection: Connection, request: RefundRequest) -> RecordedRefund 
     asked = replace(command, grace_ms=request.grace_ms)
     # A ledger that lost commits is fed the entry again: of the grace it has a fingerprint alone.
     has_grace = asked == command or (applied and applied.fingerprint == asked.fingerprint)
-    is_same = row.operation_id in {request.operation_id + suffix for suffix in SUFFIXES} and (
-        request.is_share or request.amount in {None, row.amount}
-    )
+    if request.settled is not None:  # to what the call is settled belongs to it
+        is_same = _settled_to(row.details) == _settled_to(request.details)
+    else:
+        is_same = row.operation_id in {request.operation_id + suffix for suffix in SUFFIXES}
+    is_same &= request.is_share or request.amount in {None, row.amount}
     if not (is_same and has_grace):
         raise IdempotencyConflictError(
             f"refund {request.refund_id} was made before with other arguments"
@@ -185,3 +193,7 @@ def _command(row: Row[Any]) -> Refund:
 def _of(quota: QuotaName) -> Sequence[Any]:
     columns = tables.refunds.c
     return (columns.account == quota.account, columns.quota_type == quota.quota_type)
+
+
+def _settled_to(details: str) -> Any:
+    return json.loads(details).get(SETTLED_TO) if details else None

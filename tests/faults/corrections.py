@@ -111,20 +111,13 @@ def _wrong_about(key: Key, calls: Sequence[Call], entries: Sequence[Entry]) -> I
     for call in calls:
         if missing := set(call.ids) - ids:
             yield f"{call} was told that it wrote {sorted(missing)}, and is lost"
-    payer = payer_in(first.flags) or key[0]
     yield from _wrong_elsewhere(key, corrections, entries)
-    # what was given away of it is not given back again
-    paid = [one for one in entries if one.account == payer]
-    left = sum(-one.amount if one.is_refund else one.amount for one in paid)
     charged = sum(one.change for one in own)
     targets = _last_said(calls)
     if targets is None:
         return
-    if charged not in targets and (left or charged < min(targets)):
-        yield (
-            f"{key} is charged {charged} by {len(own)} entries, {left} can be given back; said"
-            f" was {sorted(targets)}"
-        )
+    if charged not in targets:
+        yield f"{key} is charged {charged} by {len(own)} entries; said was {sorted(targets)}"
     if all(call.outcome == "done" for call in calls):
         yield from _wrong_sums(key, entries)
 
@@ -133,16 +126,21 @@ def _wrong_sums(key: Key, entries: Sequence[Entry]) -> Iterator[str]:
     """Say which quota has given back another part of what it collected than what was not used."""
     if any(one.is_refund and one.number is None for one in entries):
         return  # a gift comes out of what could be given back
-    for account in {one.account for one in entries}:
+    own = [one for one in entries if one.account == key[0]]
+    home = {key[0]} | {payer for one in own if (payer := payer_in(one.flags))}
+    others = {one.account for one in entries} - home
+    for accounts in (home, *({account} for account in others)):
+        there = [one for one in entries if one.account in accounts]
         charged = collected = least = 0
-        for one in sorted(
-            (one for one in entries if one.account == account), key=lambda one: one.number or 0
-        ):
-            charged += one.change
-            collected += one.collected
-            least = min(least, charged) if one.is_refund else least + one.collected
+        for number in sorted({one.number or 0 for one in there}):
+            step = [one for one in there if (one.number or 0) == number]
+            charged += step[0].change
+            collected += sum(one.collected for one in step)
+            least += sum(one.collected for one in step if not one.is_refund)
+            if step[0].is_refund:
+                least = min(least, charged)
         if collected != least:
-            yield f"{account} has collected {collected} of {key}, and should have {least}"
+            yield f"{sorted(accounts)} collected {collected} of {key}, and should have {least}"
 
 
 def _wrong_elsewhere(

@@ -88,6 +88,16 @@ def is_needless(row: Any, free: int) -> bool:
     return is_new and " by:" in row.flags and row.amount <= max(free, 0)
 
 
+def call_in(operation_id: str) -> str:
+    """Return the call that a charge is of, and what its ids end with in another account."""
+    found = re.fullmatch(
+        r"(.*?)(:correction:\d+)?(@[0-9a-f]{16})?(:capture|:release)?", operation_id, re.DOTALL
+    )
+    assert found is not None
+    base, correction, suffix, end = found.groups(default="")
+    return (base if correction else base + end) + suffix
+
+
 def unreturned_in(flags: str, amount: int) -> int:
     """Return what of a refund's amount did not come back in its quota."""
     if "counted" in flags.split():
@@ -97,18 +107,19 @@ def unreturned_in(flags: str, amount: int) -> int:
 
 
 def wrong_refunds(entries: Iterable[Any]) -> Iterator[str]:
-    """Say which charge was given back above what it took."""
-    taken: dict[tuple[str, str, str], int] = {}
-    returned: dict[tuple[str, str, str], int] = {}
+    """Say which call was given back above what it took."""
+    taken: dict[tuple[str, ...], int] = {}
+    returned: dict[tuple[str, ...], int] = {}
     for row in entries:
         is_counted = "counted" in row.flags.split()
         if row.kind == "quota.refunded":
-            charge = (row.account, row.quota_type, row.subject)
+            charge = (row.account, row.quota_type, call_in(row.subject))
             units = row.amount - unreturned_in(row.flags, row.amount)
             returned[charge] = returned.get(charge, 0) + units
         else:
             paid = 0 if is_counted else row.amount - row.shortfall
-            taken[row.account, row.quota_type, row.operation_id] = paid
+            charge = (row.account, row.quota_type, call_in(row.operation_id))
+            taken[charge] = taken.get(charge, 0) + paid
     for charge, amount in returned.items():
         if amount > taken.get(charge, 0):
             yield f"{charge} took {taken.get(charge, 0)}, {amount} were given back"

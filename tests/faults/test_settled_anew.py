@@ -73,7 +73,8 @@ def test_what_was_not_collected_or_is_gone_is_not_given_back() -> None:
     assert "is charged 10" in wrong([said(6, 1)], [short])
     assert "is charged 10" in wrong([said(11, 1)], [short]), "more is always charged"
     gift = row("quota.refunded", "gift", 10, subject="d", flags="unreturned 4")
-    assert wrong([said(5, 1)], [short, gift]) == "", "all was given away"
+    gone = row("quota.refunded", "d:correction:1", 5, subject="d", flags="unreturned 5")
+    assert wrong([said(5, 1)], [short, gift, gone]) == "", "all was given away"
     for units, unreturned, is_right in ((4, 4, True), (4, 0, False), (7, 4, True), (7, 7, False)):
         flags = f"unreturned {unreturned}"
         less = row("quota.refunded", "d:correction:1", units, subject="d", flags=flags)
@@ -108,7 +109,7 @@ def test_above_the_same_is_settled() -> None:
         row("quota.debited", f"d{SUFFIX}", 10, account="acme", shortfall=1),
         row("quota.refunded", f"d:correction:1{SUFFIX}", 4, account="acme", subject=f"d{SUFFIX}"),
     ]
-    assert "acme has collected 5" in wrong([said(6, 1)], [CHARGE, LESS, *there])
+    assert "['acme'] collected 5" in wrong([said(6, 1)], [CHARGE, LESS, *there])
     there[1].flags = "unreturned 1"
     assert wrong([said(6, 1)], [CHARGE, LESS, *there]) == ""
     there[1].amount = 5

@@ -18,7 +18,7 @@ from quota_engine import (
     QuotaEngine,
 )
 from quota_engine.commands import GrantTerms, RefundRequest
-from quota_engine.commands.refunds import charged_above, charged_to
+from quota_engine.commands.refunds import requests_of
 from quota_engine.jobs.verify import verify
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from tests.proxy import Proxy
@@ -160,10 +160,8 @@ def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
     engine.drain()
     ledger, fate = engine.deployment.ledger, engine.deployment.find_charge
     request = RefundRequest(quota=QuotaName(user, kind), refund_id="r", operation_id="d")
-    charge = fate(request.quota, "d")
-    ledger.record_refunds(  # its maker died here
-        (*charged_to(request, charge), *charged_above(request, charge, ["acme"]))
-    )
+    requests = requests_of(request, fate(request.quota, "d").charge, ["acme"])
+    ledger.record_refunds(requests)  # its maker died here
     assert len(ledger.open_refunds()) == 2
     assert not engine.cancel(payer or user, kind, "r").was_applied
     assert ledger.open_refunds() == []
@@ -171,9 +169,7 @@ def test_a_promised_refund_that_was_cancelled_gives_nothing_back_above_either(
         engine.refund(user, kind, "d", refund_id="r")
     assert ledger.open_refunds() == []
     engine.run_schedule()
-    ledger.record_refunds(  # by one who knew nothing of it, and died
-        (*charged_to(request, charge), *charged_above(request, charge, ["acme"]))
-    )
+    ledger.record_refunds(requests)  # by one who knew nothing of it, and died
     engine.run_schedule()
     assert ledger.open_refunds() == []
     assert engine.read_balance("acme", kind).balance == 70

@@ -12,9 +12,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
-from quota_engine import InvalidAmountError
+from quota_engine import (
+    IdempotencyConflictError,
+    InvalidAmountError,
+    InvalidArgumentError,
+    QuotaFrozenError,
+)
+from quota_engine.jobs.thaw import Order
 from quota_engine.jobs.verify import verify
+from quota_engine.keys import QuotaName
 from tests.engines import NOON, Engines, TestClock
 
 pytestmark = pytest.mark.anyio
@@ -131,9 +139,7 @@ async def test_what_one_charge_of_a_call_left_unpaid_counts_for_all_of_it(call: 
     assert await balances(call) == (10, 180), "30 were collected of the key, 20 were used"
     await call("refund", KEY, TOKENS, "d", 5)
     await call("correct_usage", "d", 8, **FACTS)
-    assert await balances(call) == (20, 197), (
-        "of the first charge the key has 10 to give, all in all"
-    )
+    assert await balances(call) == (27, 197), "a gift is no measurement"
     await sound(call)
 
 
@@ -205,3 +211,99 @@ async def test_a_failed_call_that_is_charged_after_all_is_so_above_too(
         await call("correct_usage", "h", units, **FACTS)
         assert await balances(call) == (left, left)
     await sound(call)
+
+
+@pytest.mark.parametrize("how", ["debit", "hold"])
+async def test_the_own_quota_and_who_paid_for_it_are_one_purse(call: Engines, how: str) -> None:
+    pool = "acme/pool"
+    await call("issue_grant", KEY, TOKENS, 70)
+    await call("issue_grant", pool, TOKENS, 200)
+    await said(call.engine.accounts.set_pays_after(KEY, [pool]))
+    if how == "debit":
+        await call("debit", KEY, TOKENS, 70, operation_id="d")
+    else:
+        hold = await call("place_hold", KEY, TOKENS, 70, operation_id="d")
+        await call("capture_hold", hold, 70)
+    for units, left in ((90, (0, 180)), (75, (0, 195)), (75, (0, 195)), (60, (10, 200))):
+        await call("correct_usage", "d", units, **FACTS)
+        found = [await call("read_balance", one, TOKENS) for one in (KEY, pool)]
+        assert tuple(one.balance for one in found) == left
+    await call("correct_usage", "d", 0, **FACTS)
+    assert [(await call("read_balance", one, TOKENS)).balance for one in (KEY, pool)] == [70, 200]
+    await sound(call)
+
+
+async def test_what_was_not_collected_uses_up_no_charge_that_was(call: Engines) -> None:
+    await call("issue_grant", KEY, TOKENS, 5)
+    await call("debit", KEY, TOKENS, 40, operation_id="d", already_used=True)
+    await call("issue_grant", KEY, TOKENS, 3)
+    for units in (50, 8, 0, 0):
+        await call("correct_usage", "d", units, **FACTS)
+    assert (await call("read_balance", KEY, TOKENS)).balance == 8
+    await sound(call)
+
+
+async def test_gifts_to_some_leave_the_others_theirs(call: Engines) -> None:
+    for account in (KEY, ACME):
+        await call("issue_grant", account, TOKENS, 200)
+    await call("debit", KEY, TOKENS, 50, operation_id="d")
+    await call("correct_usage", "d", 70, **FACTS)
+    for scopes in ((), None):
+        await call("refund", KEY, TOKENS, "d:correction:1", 20, scopes=scopes)
+    assert await balances(call) == (170, 150)
+    for _ in range(3):
+        await call("correct_usage", "d", 60, **FACTS)
+        assert await balances(call) == (180, 160)
+    again = await call("correct_usage", "d", 0, **FACTS)
+    assert (again.units, await balances(call)) == (0, (200, 200))
+    await sound(call)
+
+
+async def test_nothing_is_settled_while_an_account_above_is_in_doubt(call: Engines) -> None:
+    for account in (KEY, ACME):
+        await call("issue_grant", account, TOKENS, 100)
+    hold = await call("place_hold", KEY, TOKENS, 50, operation_id="h")
+    await call("drain")
+    deployment, quota = call.engine.deployment, QuotaName(ACME, TOKENS)
+    deployment.freeze_by_hand(quota, actor="ann", reason="in doubt")
+    await call("capture_hold", hold, 50)
+    await call("drain")
+    for doing in (("correct_usage", "h", 10), ("correct_usage", "h", 70)):
+        with pytest.raises(QuotaFrozenError, match="acme"):
+            await call(*doing, **FACTS)
+    with pytest.raises(QuotaFrozenError, match="acme"):
+        await call("refund", KEY, TOKENS, "h")
+    deployment.thaw(quota, Order("ann", "ticket 7"))
+    await call("correct_usage", "h", 10, **FACTS)
+    assert await balances(call) == (90, 90)
+    await sound(call)
+
+
+async def test_a_promise_made_again_from_its_entry_takes_no_debt(
+    timed: Engines, clock: TestClock
+) -> None:
+    """It does not know what it forfeited; so more would seem to be left of ended grants."""
+    await timed("issue_grant", KEY, TOKENS, 50, expires_at=NOON + timedelta(hours=1))
+    await timed("issue_grant", KEY, TOKENS, 50)
+    await timed("debit", KEY, TOKENS, 100, operation_id="d")
+    clock.forward(hours=2)
+    await timed("refund", KEY, TOKENS, "d", 60, "r1")
+    with timed.engine.deployment.ledger.transaction() as sql:
+        sql.execute(text("DELETE FROM refunds"))
+    await timed("drain")
+    rest = await timed("refund", KEY, TOKENS, "d", None, "r2")
+    assert (rest.amount, rest.forfeited) == (40, 40)
+    balance = await timed("read_balance", KEY, TOKENS)
+    assert (balance.balance, balance.debt) == (50, 0)
+
+
+async def test_one_refund_id_for_two_charges_at_once_is_a_conflict(call: Engines) -> None:
+    await call("issue_grant", KEY, TOKENS, 100)
+    for id_ in ("a", "b"):
+        await call("debit", KEY, TOKENS, 10, operation_id=id_)
+    await call("refund", KEY, TOKENS, "a", 5, "r")
+    with pytest.raises(IdempotencyConflictError):
+        await call("refund", KEY, TOKENS, "b", 5, "r")
+    for id_ in ("a:correction:1", "x:correction:12"):
+        with pytest.raises(InvalidArgumentError, match="correction"):
+            await call("debit", KEY, TOKENS, 1, operation_id=id_)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from quota_engine import (
+    InvalidAmountError,
+    InvalidArgumentError,
     LimitExceededError,
     LimitNotFoundError,
     QuotaEngine,
@@ -164,6 +166,24 @@ async def test_periods_are_renewed_when_they_are_needed(timed: Engines, clock: T
     assert [change.action for change in changes] == ["set"], "renewals are nobody's"
 
 
+async def test_a_limit_is_raised_to_more_and_until_later(timed: Engines, clock: TestClock) -> None:
+    limits = Limits(timed)
+    await limits("set", ACME, TOKENS, 100, per="minute")
+    until = clock.now + timedelta(hours=2)
+    for amount in (100, 99):
+        with pytest.raises(InvalidAmountError, match="limited to 100 already"):
+            await limits("raise_until", ACME, TOKENS, amount, until, per="minute")
+    for over in (clock.now, clock.now - timedelta(seconds=1)):
+        with pytest.raises(InvalidArgumentError, match="that is over"):
+            await limits("raise_until", ACME, TOKENS, 300, over, per="minute")
+    assert len(await limits("history", ACME, TOKENS)) == 1
+    facts = {"per": "minute", "operation_id": "raise-1"}
+    await limits("raise_until", ACME, TOKENS, 300, until, **facts)
+    await limits("raise_until", ACME, TOKENS, 101, until, per="minute")
+    clock.forward(hours=3)
+    assert (await limits("raise_until", ACME, TOKENS, 300, until, **facts)).replayed
+
+
 async def test_each_change_says_who_and_why_and_happens_once(
     timed: Engines, clock: TestClock
 ) -> None:
@@ -184,7 +204,7 @@ async def test_each_change_says_who_and_why_and_happens_once(
     with pytest.raises(LimitNotFoundError, match="units:minute:sliding"):
         await limits("remove", ACME, TOKENS, per="minute")
     with pytest.raises(LimitNotFoundError):
-        await limits("raise_until", "nobody", TOKENS, 9, until, per="day")
+        await limits("raise_until", "nobody", TOKENS, 9, clock.now + timedelta(1), per="day")
     assert await limits("list", ACME) == []
     told = [
         (change.action, change.amount or change.raised_to, change.operator, change.reason)
