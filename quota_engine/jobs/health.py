@@ -23,6 +23,7 @@ from quota_engine.jobs.alert_health import examine_alerts
 from quota_engine.jobs.drift_told import drifting
 from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
+from quota_engine.jobs.late_syncs import count_of
 from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.jobs.server_check import check_server, read_info
 from quota_engine.ledger import Ledger, duties, epochs, gauges, listing
@@ -174,10 +175,11 @@ def _examine_redis(health: Health, client: redis.Redis, place: str) -> bool:
     )
     for finding in found:
         health.note(
-            finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_fatal
+            finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_alarm
         )
     limit, memory = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     health.numbers |= {"redis_memory_bytes": memory, "redis_memory_limit_bytes": limit}
+    health.numbers["redis_late_syncs_total"] = count_of(info)
     if limit and memory > limit * MEMORY_SHARE_MAX:
         message = (
             f"Redis uses {memory / limit:.0%} of its maxmemory: new holds are refused at 100%"

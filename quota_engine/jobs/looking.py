@@ -126,8 +126,10 @@ class DeploymentLook:
     def _of_redis(self) -> Iterator[Sample]:
         caller: Any = self._client
         memory = caller.info("memory")
+        late = caller.info("persistence").get("aof_delayed_fsync", 0)
         yield Sample("redis_memory_bytes", memory["used_memory"])
         yield Sample("redis_memory_limit_bytes", memory.get("maxmemory", 0))
+        yield Sample("redis_late_syncs_total", late)
         now = time.time()
         found = pressures_of(self._client, self._deployment.opened.shards)
         for shard, pressure in enumerate(found):

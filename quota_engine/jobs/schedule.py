@@ -25,7 +25,7 @@ from quota_engine.jobs.policies import tell_policies
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.reports import sum_days, sum_pools
-from quota_engine.jobs.server_check import check_server
+from quota_engine.jobs.server_check import check_server, note_late_syncs
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
@@ -134,19 +134,16 @@ def _clocks(scheduler: Scheduler) -> Outcome:
     return Outcome(wrong or f"{difference:+d} ms between Redis and PostgreSQL", not wrong)
 
 
-#: What the server may be found to do, beside what the gate refuses, that somebody must look at.
-_ALARMING = frozenset({"aof_failing", "has_evicted"})
-
-
 def _server(scheduler: Scheduler) -> Outcome:
     """Look at settings that somebody may have changed since the gate has looked."""
     deployment = scheduler.deployment
+    note_late_syncs(deployment.client)
     found = check_server(
         deployment.client,
         is_durable_elsewhere=deployment.settings.redis_is_durable_elsewhere,
     )
     told = "; ".join(f"{finding.message} ({finding.fix})" for finding in found)
-    is_ok = not any(finding.is_fatal or finding.code in _ALARMING for finding in found)
+    is_ok = not any(finding.is_alarm for finding in found)
     return Outcome(told or "Redis keeps what it is given", is_ok)
 
 

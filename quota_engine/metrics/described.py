@@ -142,6 +142,12 @@ def _of_redis() -> Iterator[Metric]:
     )
     yield Metric("redis_memory_bytes", gauge, "Memory that Redis uses.")
     yield Metric("redis_memory_limit_bytes", gauge, "Its `maxmemory`, 0: none.")
+    yield Metric(
+        "redis_late_syncs_total",
+        Kind.COUNTER,
+        "Syncs of its append-only file that were late since it started: a power cut then loses"
+        " more than a second.",
+    )
 
 
 def _of_postgresql() -> Iterator[Metric]:
