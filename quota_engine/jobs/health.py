@@ -20,7 +20,7 @@ from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
 from quota_engine.jobs.alert_health import examine_alerts
-from quota_engine.jobs.drift_told import drifting
+from quota_engine.jobs.drift_told import found_last
 from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
 from quota_engine.jobs.late_syncs import count_of
@@ -338,10 +338,13 @@ def _examine_duties(health: Health, ledger: Ledger, settings: Settings) -> None:
         now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
         runs = duties.read_runs(sql)
         examine_alerts(health, sql)
-    differ = drifting(runs)
-    if differ is not None:
-        health.numbers["drifting_quotas"] = differ
-        health.facts["drift"] = f"{differ} quotas differed at the last reconciliation"
+    found = found_last(runs)
+    if found is not None:
+        health.numbers["drifting_quotas"] = found.differ
+        health.numbers["not_compared_quotas"] = found.by_sums
+        health.facts["drift"] = f"{found.differ} quotas differed at the last reconciliation"
+        if found.by_sums:
+            health.facts["drift"] += f", {found.by_sums} were compared by their sums alone"
     health.duties = list(duties_health(runs, deployment.created_at, settings, now))
     for duty in health.duties:
         if duty.is_late:

@@ -24,7 +24,7 @@ from quota_engine.delivering import COUNTERS
 from quota_engine.errors import QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.drift_told import drifting
+from quota_engine.jobs.drift_told import found_last
 from quota_engine.jobs.freshness import duties_health
 from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName
@@ -171,9 +171,10 @@ class DeploymentLook:
                 yield Sample("duty_age_seconds", duty.age_seconds, labels)
                 yield Sample("duty_late", duty.is_late, labels)
                 yield Sample("duty_failed", not duty.is_ok, labels)
-        count = drifting(runs)
-        if count is not None:
-            yield Sample("drifting_quotas", count)
+        found = found_last(runs)
+        if found is not None:
+            yield Sample("drifting_quotas", found.differ)
+            yield Sample("not_compared_quotas", found.by_sums)
         yield Sample("alerts_open", alerted.warning, {"severity": "warning"})
         yield Sample("alerts_open", alerted.critical, {"severity": "critical"})
         yield Sample("alert_messages_waiting", alerted.waiting)

@@ -20,7 +20,7 @@ from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.account_moves import MoveDuty
 from quota_engine.jobs.alerts import Alerting
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.drift_told import COMPARED
+from quota_engine.jobs.drift_told import told_of
 from quota_engine.jobs.policies import tell_policies
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
@@ -30,6 +30,7 @@ from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
 from quota_engine.ledger import duties
+from quota_engine.ledger.policies import instant_of
 from quota_engine.settings import Settings
 
 log = logging.getLogger("quota_engine.schedule")
@@ -231,11 +232,11 @@ def _alerts(scheduler: Scheduler) -> Outcome:
 
 
 def _reconcile(scheduler: Scheduler) -> Outcome:
-    report = scheduler.deployment.reconcile(repair=False)
-    text = COMPARED.format(checked=report.checked, differ=len(report.drifts))
-    if report.drifts:
-        text += "; the first: " + "; ".join(str(drift) for drift in report.drifts[:3])
-    return Outcome(text, report.is_clean)
+    deployment = scheduler.deployment
+    report = deployment.reconcile(repair=False)
+    late = timedelta(seconds=deployment.settings.reconcile_late_seconds)
+    with deployment.ledger.transaction() as sql:
+        return Outcome(*told_of(report, duties.read_runs(sql), instant_of(sql, None), late))
 
 
 def _trim_seconds(settings: Settings) -> float:

@@ -181,6 +181,12 @@ def _of_postgresql() -> Iterator[Metric]:
         "Quotas that differed between Redis and the ledger at the last reconciliation; nothing"
         " before the first one.",
     )
+    yield Metric(
+        "not_compared_quotas",
+        gauge,
+        "Quotas of which that reconciliation compared version, chain and sums alone, because their"
+        " entries could not be persisted meanwhile.",
+    )
     yield Metric("alerts_open", gauge, "Alerts that are open.", ("severity",))
     yield Metric("alert_messages_waiting", gauge, "Messages about alerts that are to be told.")
     yield Metric(
