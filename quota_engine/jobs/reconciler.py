@@ -10,6 +10,7 @@ is looked at again, at rest.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -35,9 +36,13 @@ from quota_engine.outbox import Outbox
 
 #: Quotas that are compared at once.
 PAGE = 200
-#: Quotas that are seen in one instant, while Redis serves nobody else: about a millisecond.
-AT_REST_PAGE = 16
-#: Looks at rest that are tried before the rest of a shard is left at its sums.
+#: Quotas that are seen in one instant, while Redis serves nobody else: some milliseconds.
+AT_REST_PAGE = 32
+#: Between two looks at rest a shard is left to its drainers: so many times what the look took, and
+#: so long at least. Who finds it locked over and over would leave it.
+PAUSE_PARTS, PAUSE_SECONDS = 2, 0.05
+PAUSE_MAX_SECONDS = 1.0
+#: So many looks at rest in a row that could not be had: the rest of the shard is left at its sums.
 TRIES = 3
 
 #: Told how many quotas have been compared so far.
@@ -80,6 +85,10 @@ class Reconciler:
     #: Quotas that were never seen at rest: of them version, chain and sums alone are proved.
     not_compared: int = 0
     _pending: dict[int, Pending] = field(default_factory=dict)
+    #: How many looks at rest in a row could not be had, by shard.
+    _failures: dict[int, int] = field(default_factory=dict)
+    #: Until when shards are left to their drainers, by the monotonic clock.
+    _left_until: dict[int, float] = field(default_factory=dict)
 
     def find_drifts(self) -> Iterator[Drift]:
         """Compare every quota that Redis or the ledger knows; yield those that differ."""
@@ -104,15 +113,13 @@ class Reconciler:
     ) -> dict[QuotaName, Compared]:
         """Compare quotas of one shard while nothing of them is on its way; missing: it was."""
         compared: dict[QuotaName, Compared] = {}
-        failures = 0
         for start in range(0, len(quotas), AT_REST_PAGE):
             page = quotas[start : start + AT_REST_PAGE]
-            while failures < TRIES:
+            while self._failures.get(shard, 0) < TRIES:
                 found = self._look_at_rest(shard, page)
                 if found is not None:
                     compared |= found
                     break
-                failures += 1
         return compared
 
     def compare_closely(
@@ -131,7 +138,9 @@ class Reconciler:
             return _end_of(snapshots), snapshots
 
         self._pending_of(shard)
-        return look_at_rest(
+        started = max(time.monotonic(), self._left_until.get(shard, 0.0))
+        time.sleep(max(started - time.monotonic(), 0.0))
+        found = look_at_rest(
             self.client,
             self.ledger,
             shard,
@@ -139,6 +148,11 @@ class Reconciler:
             tell=lambda sql, seen: self._compared(sql, shard, seen),
             on_freeze=self.on_freeze,
         )
+        ended = time.monotonic()
+        pause = max(PAUSE_PARTS * (ended - started), PAUSE_SECONDS)
+        self._left_until[shard] = ended + min(pause, PAUSE_MAX_SECONDS)
+        self._failures[shard] = 0 if found is not None else self._failures.get(shard, 0) + 1
+        return found
 
     def _compared(
         self, sql: Connection, shard: int, snapshots: dict[QuotaName, Snapshotted]
