@@ -34,7 +34,7 @@ from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.gate_progress import described, read_progress
 from quota_engine.jobs.opening import Opening
-from quota_engine.jobs.prewarm import prewarm
+from quota_engine.jobs.prewarm import Warming, prewarm
 from quota_engine.jobs.reconcile import ACTOR, reconcile
 from quota_engine.jobs.running import run_command
 from quota_engine.jobs.schedule import run_schedule
@@ -81,6 +81,8 @@ class Deployment:
         self._hydrations = threading.BoundedSemaphore(settings.hydrations_max)
         self._closing = threading.Event()
         self._prewarming: threading.Thread | None = None
+        #: How far this process is with loading quotas ahead; None: it has recovered nothing.
+        self.warming: Warming | None = None
         os.register_at_fork(after_in_child=self._renew_locks)
 
     def _open_ledger(self) -> Ledger:
@@ -101,7 +103,7 @@ class Deployment:
     def _renew_locks(self) -> None:
         self._opening.renew()
         self._hydrations = threading.BoundedSemaphore(self.settings.hydrations_max)
-        self._prewarming = None
+        self._prewarming = self.warming = None
 
     def close(self) -> None:
         """Close the connections to both stores."""
@@ -151,9 +153,10 @@ class Deployment:
         )
 
     def _prewarm(self, opened: Opened) -> None:
-        """Load what was used last in the background, after a recovery of this process's own."""
+        """Load the busiest quotas in the background, after a recovery of this process's own."""
         if not self.settings.prewarm_max or self._closing.is_set():
             return
+        self.warming = Warming()
         self._prewarming = threading.Thread(
             target=partial(
                 prewarm,
@@ -161,6 +164,7 @@ class Deployment:
                 limit=self.settings.prewarm_max,
                 read=self.read_snapshot,
                 stopping=self._closing,
+                warming=self.warming,
             ),
             name="quota-engine-prewarm",
             daemon=True,

@@ -100,8 +100,13 @@ class Drift:
     @property
     def is_mendable(self) -> bool:
         """Whether loading the quota from the ledger again mends it and loses nothing."""
+        return self.is_drained and self.is_explained
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether that would mend it once all its entries are in the ledger."""
         causes = {difference.cause for difference in self.differences}
-        return self.is_drained and not causes & _BEYOND_HYDRATION
+        return not causes & _BEYOND_HYDRATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +116,15 @@ class ReconcileReport:
 
     ``drifts``: every quota that differed. ``repaired``: how many of them were mended, as a second
     look has shown; ``frozen``: how many were frozen because nothing explains them.
+    ``not_compared``: of how many quotas version, chain and sums alone were compared, because their
+    entries could not be persisted meanwhile.
     """
 
     checked: int
     drifts: tuple[Drift, ...]
     repaired: int = 0
     frozen: int = 0
+    not_compared: int = 0
 
     @property
     def is_clean(self) -> bool:

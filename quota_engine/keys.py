@@ -22,6 +22,8 @@ key                             type    holds
 ``{qe:07}:ops1:<quota>``        hash    the same, odd periods; each lives for two periods
 ``qe:deployment``               string  the random id of this deployment
 ``qe:recovery``                 string  JSON: how far the last recovery is; nothing depends on it
+``qe:late_syncs``               string  of which server, how many syncs of its append-only file
+                                        were late, and when that was seen to grow
 ==============================  ======  ==========================================================
 """
 
@@ -33,6 +35,7 @@ from zlib import crc32
 
 DEPLOYMENT_KEY = "qe:deployment"
 RECOVERY_KEY = "qe:recovery"
+LATE_SYNCS_KEY = "qe:late_syncs"
 
 
 @dataclass(frozen=True, slots=True)

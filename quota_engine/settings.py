@@ -116,8 +116,8 @@ class Settings(BaseSettings):
         1_000,
         ge=0,
         le=100_000,
-        description="Quotas that whoever opened Redis again loads in the background, the latest "
-        "used first; callers find those loaded.",
+        description="Quotas that whoever opened Redis again loads in the background, the busiest "
+        "of the last ten minutes first; callers find those loaded.",
     )
     resend_seconds: float = Field(
         5,

@@ -4,6 +4,7 @@ Fetch programs that only Debian packages, into .cache/debian. Nothing is install
     python tools/debian_parts.py                    all of them
     python tools/debian_parts.py redis-server       the oldest Redis that is supported, for tests
     python tools/debian_parts.py luacheck           the linter for the Lua scripts
+    python tools/debian_parts.py faketime           runs a program by another clock, for tests
 
 apt-get downloads, dpkg-deb unpacks, a wrapper in .cache/debian/bin sets the paths. It needs no
 root; the machine's package lists are used where it has some, else the tool fetches its own.
@@ -43,6 +44,11 @@ PARTS = {
         "LUA_PATH='{root}/usr/share/lua/5.1/?.lua;{root}/usr/share/lua/5.1/?/init.lua' "
         "LUA_CPATH='{library}/lua/5.1/?.so' "
         'exec {root}/usr/bin/lua5.1 {root}/usr/bin/luacheck "$@"',
+    ),
+    "faketime": Part(
+        ("faketime", "libfaketime"),
+        'case "$1" in --version) exec {root}/usr/bin/faketime --version ;; esac; '
+        'LD_PRELOAD={library}/faketime/libfaketime.so.1 exec "$@"',
     ),
 }
 

@@ -12,6 +12,7 @@ from tools.seeded_alerts import ALERTS
 from tools.seeded_calls import CALLS
 from tools.seeded_limits import LIMIT_FAULTS
 from tools.seeded_periods import PERIODS
+from tools.seeded_recovery import RECOVERY
 
 SHARED = "tests/lua/test_what_scripts_share.py"
 PLACE, CAPTURE = "tests/lua/test_place_hold.py", "tests/lua/test_capture_hold.py"
@@ -39,6 +40,7 @@ MUTANTS = (
     *ALERTS,
     *LIMIT_FAULTS,
     *PERIODS,
+    *RECOVERY,
     Mutant(
         "a change of plan forgets what replaced grants have spent",
         "quota_engine/subscriptions.py",

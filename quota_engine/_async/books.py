@@ -217,6 +217,7 @@ class AsyncBooks(AsyncCalling):
     ) -> ReconcileReport:
         """
         Compare every quota in Redis with the ledger and what is pending. Online: others go on.
+        Persists entries of busy quotas on its way, so that these are compared in full, too.
 
         With ``repair`` what the ledger explains is mended, each with an entry ``quota.repaired``
         of ``actor``'s, and what nothing explains is frozen.

@@ -43,6 +43,7 @@ def reconcile(
         for drift in report.drifts
     ]
     counts = {"checked": report.checked, "repaired": report.repaired, "frozen": report.frozen}
+    counts["not_compared"] = report.not_compared
     if as_json:
         print_json({**counts, "drifts": drifts})
     else:
@@ -50,6 +51,11 @@ def reconcile(
             print_rows(drifts, COLUMNS, as_json=False)
         done = f", {report.repaired} repaired, {report.frozen} frozen" if repair else ""
         typer.echo(f"{report.checked} quotas checked, {len(drifts)} drifts{done}")
+        if report.not_compared:
+            typer.echo(
+                f"{report.not_compared} of them by version, chain and sums alone: their entries"
+                " could not be persisted meanwhile; see `quota-engine doctor`"
+            )
         if drifts and not repair:
             typer.echo("`quota-engine reconcile --repair` mends what is explained")
     if drifts:

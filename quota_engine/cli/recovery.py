@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = command_group("Open the shards again after Redis was restarted, wiped or replaced.")
 
 RECOVERIES_SHOWN = 5
+PROGRESS_SECONDS = 2.0
 RECOVERY_COLUMNS = (
     *("opened_at", "last_entry_at", "epoch", "reason"),
     *("entries", "appended", "quarantined", "dropped", "accepted_by"),
@@ -103,6 +104,8 @@ def run(
 
     Every client does the same at its first call; run it to see what keeps them out, or to adopt
     a new empty server in place of one that is lost. What the lost one had not persisted is lost.
+    Ends when the QUOTA_ENGINE_PREWARM_MAX busiest quotas are loaded, or after a minute; calls pass
+    meanwhile.
 
     Example: quota-engine recovery run --adopt
     Example: quota-engine recovery run --accept-gap --actor ada --reference ticket-7
@@ -113,7 +116,22 @@ def run(
     accepted = said if accept_gap else ""
     with reached_deployment() as deployment:
         deployment.recover(adopt=adopt, accept_gaps=accepted)
+        told = _await_warming(deployment, as_json=as_json)
         print_rows(_shards(deployment), COLUMNS, as_json=as_json)
+        if told and not as_json:
+            typer.echo(told)
+
+
+def _await_warming(deployment: Deployment, *, as_json: bool) -> str:
+    """Wait until the busiest quotas are loaded, a minute at most; return what came of it."""
+    warming = deployment.warming
+    if warming is None:
+        return ""
+    while not warming.ended.wait(PROGRESS_SECONDS):
+        if not as_json:
+            typer.echo(f"{warming.loaded} of {warming.wanted} quotas loaded", err=True)
+    text = f"{warming.loaded} of the {warming.wanted} busiest quotas were loaded ahead"
+    return f"{text}: {warming.trouble}" if warming.trouble else text
 
 
 def missing_lines(recovery: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from quota_engine.alerts.watching import RuleBook
 from quota_engine.errors import QuotaError
 from quota_engine.instants import from_ms
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.drift_told import drifting
+from quota_engine.jobs.drift_told import found_last
 from quota_engine.jobs.reports import sum_days
 from quota_engine.ledger import alert_levels, alert_rules, duties
 from quota_engine.ledger.alert_levels import Found
@@ -167,8 +167,8 @@ def _measured(rule: AlertRule, name: str, value: Decimal) -> Found:
 
 
 def _drift(connection: Connection, rule: AlertRule) -> Found | None:
-    count = drifting(duties.read_runs(connection))
-    return None if count is None else _measured(rule, DRIFT, Decimal(count))
+    found = found_last(duties.read_runs(connection))
+    return None if found is None else _measured(rule, DRIFT, Decimal(found.differ))
 
 
 def _reconcile_late(connection: Connection, rule: AlertRule) -> Found | None:

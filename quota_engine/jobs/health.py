@@ -20,9 +20,10 @@ from quota_engine.errors import EngineUnavailableError, QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs import gate_rules, gate_server
 from quota_engine.jobs.alert_health import examine_alerts
-from quota_engine.jobs.drift_told import drifting
+from quota_engine.jobs.drift_told import found_last
 from quota_engine.jobs.freshness import DutyHealth, duties_health, late_promises
 from quota_engine.jobs.gate_rules import GAP
+from quota_engine.jobs.late_syncs import count_of
 from quota_engine.jobs.pinned import PinnedConnection
 from quota_engine.jobs.server_check import check_server, read_info
 from quota_engine.ledger import Ledger, duties, epochs, gauges, listing
@@ -174,10 +175,11 @@ def _examine_redis(health: Health, client: redis.Redis, place: str) -> bool:
     )
     for finding in found:
         health.note(
-            finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_fatal
+            finding.code, f"Redis: {finding.message}", finding.fix, is_fatal=finding.is_alarm
         )
     limit, memory = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     health.numbers |= {"redis_memory_bytes": memory, "redis_memory_limit_bytes": limit}
+    health.numbers["redis_late_syncs_total"] = count_of(info)
     if limit and memory > limit * MEMORY_SHARE_MAX:
         message = (
             f"Redis uses {memory / limit:.0%} of its maxmemory: new holds are refused at 100%"
@@ -336,10 +338,13 @@ def _examine_duties(health: Health, ledger: Ledger, settings: Settings) -> None:
         now = sql.execute(text("SELECT clock_timestamp()")).scalar_one()
         runs = duties.read_runs(sql)
         examine_alerts(health, sql)
-    differ = drifting(runs)
-    if differ is not None:
-        health.numbers["drifting_quotas"] = differ
-        health.facts["drift"] = f"{differ} quotas differed at the last reconciliation"
+    found = found_last(runs)
+    if found is not None:
+        health.numbers["drifting_quotas"] = found.differ
+        health.numbers["not_compared_quotas"] = found.by_sums
+        health.facts["drift"] = f"{found.differ} quotas differed at the last reconciliation"
+        if found.by_sums:
+            health.facts["drift"] += f", {found.by_sums} were compared by their sums alone"
     health.duties = list(duties_health(runs, deployment.created_at, settings, now))
     for duty in health.duties:
         if duty.is_late:

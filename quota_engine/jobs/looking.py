@@ -24,7 +24,7 @@ from quota_engine.delivering import COUNTERS
 from quota_engine.errors import QuotaError
 from quota_engine.events import EventId
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.drift_told import drifting
+from quota_engine.jobs.drift_told import found_last
 from quota_engine.jobs.freshness import duties_health
 from quota_engine.jobs.running import run_commands
 from quota_engine.keys import QuotaName
@@ -126,8 +126,10 @@ class DeploymentLook:
     def _of_redis(self) -> Iterator[Sample]:
         caller: Any = self._client
         memory = caller.info("memory")
+        late = caller.info("persistence").get("aof_delayed_fsync", 0)
         yield Sample("redis_memory_bytes", memory["used_memory"])
         yield Sample("redis_memory_limit_bytes", memory.get("maxmemory", 0))
+        yield Sample("redis_late_syncs_total", late)
         now = time.time()
         found = pressures_of(self._client, self._deployment.opened.shards)
         for shard, pressure in enumerate(found):
@@ -169,9 +171,10 @@ class DeploymentLook:
                 yield Sample("duty_age_seconds", duty.age_seconds, labels)
                 yield Sample("duty_late", duty.is_late, labels)
                 yield Sample("duty_failed", not duty.is_ok, labels)
-        count = drifting(runs)
-        if count is not None:
-            yield Sample("drifting_quotas", count)
+        found = found_last(runs)
+        if found is not None:
+            yield Sample("drifting_quotas", found.differ)
+            yield Sample("not_compared_quotas", found.by_sums)
         yield Sample("alerts_open", alerted.warning, {"severity": "warning"})
         yield Sample("alerts_open", alerted.critical, {"severity": "critical"})
         yield Sample("alert_messages_waiting", alerted.waiting)

@@ -94,16 +94,16 @@ def persist_batch(
     """
     frozen: dict[QuotaName, str] = {}
     with ledger.transaction() as connection:
-        state = _locked(connection, shard, wait)
+        state = locked_shard(connection, shard, wait)
         if state is None:
             return PersistOutcome(shard=shard, status="locked", reason="another drains it")
         page = Outbox(client, shard).read_calls(state.cursor, batch_max)
         crash_points.reach("after_read")
         rules = ledger.known_rules.book(connection, state.rules_revision)
-        outcome = _persist_page(connection, ledger.shard_count, state, page, frozen, rules=rules)
+        outcome = persist_page(connection, ledger.shard_count, state, page, frozen, rules=rules)
         crash_points.reach("before_commit")
     crash_points.reach("after_commit")
-    _note_persisted(client, outcome, page)
+    note_persisted(client, outcome, page)
     if on_freeze is not None:
         for name, reason in frozen.items():
             on_freeze(name, reason)
@@ -148,7 +148,7 @@ def drain(
     return count
 
 
-def _note_persisted(client: redis.Redis, outcome: PersistOutcome, page: OutboxPage) -> None:
+def note_persisted(client: redis.Redis, outcome: PersistOutcome, page: OutboxPage) -> None:
     """Tell Redis how far the ledger is; a failure is made good by the next batch."""
     if outcome.status == "stopped" or outcome.cursor in (page.noted, START):
         return
@@ -159,7 +159,7 @@ def _note_persisted(client: redis.Redis, outcome: PersistOutcome, page: OutboxPa
         log.info("shard %d: %s", outcome.shard, error)
 
 
-def _locked(connection: Connection, shard: int, wait: bool) -> ShardState | None:
+def locked_shard(connection: Connection, shard: int, wait: bool) -> ShardState | None:
     """Return the shard's row, locked, or None while another has it."""
     try:
         state = lock_shard(connection, shard, LOCK_WAIT_MS if wait else None)
@@ -173,7 +173,7 @@ def _locked(connection: Connection, shard: int, wait: bool) -> ShardState | None
     return state
 
 
-def _persist_page(
+def persist_page(
     connection: Connection,
     shards: int,
     state: ShardState,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import Connection
 
 from quota_engine import flows
 from quota_engine._sync.transport import Transport
@@ -25,7 +25,14 @@ from quota_engine.jobs.gate import Opened
 from quota_engine.jobs.pinned import PinnedConnection, text_of
 from quota_engine.keys import QuotaName, ShardKeys, shard_of
 from quota_engine.ledger import Ledger
-from quota_engine.ledger.policies import add_change, all_policies, restricting_accounts, unsent
+from quota_engine.ledger.locks import lock_named
+from quota_engine.ledger.policies import (
+    add_change,
+    all_policies,
+    instant_of,
+    restricting_accounts,
+    unsent,
+)
 from quota_engine.policies import MARK, REPAIR, AccountPolicy, WantedPolicy, field_of, record_of
 
 #: Policies that one run of the duty tells.
@@ -87,19 +94,33 @@ def _look_again(
     connection: PinnedConnection, ledger: Ledger, opened: Opened, account: str
 ) -> PolicyDrift | None:
     """Compare one account as of one instant; None where it agrees, or is being changed."""
+    with ledger.transaction() as sql:
+        before = _known(sql, account)
+    found = _compared(connection, opened, account, before)
+    with ledger.transaction() as sql:
+        return found if _known(sql, account) == before else None
+
+
+def _known(sql: Connection, account: str) -> tuple[AccountPolicy, bool] | None:
+    return all_policies(sql, [account]).get(account)
+
+
+def _compared(
+    connection: PinnedConnection,
+    opened: Opened,
+    account: str,
+    known: tuple[AccountPolicy, bool] | None,
+) -> PolicyDrift | None:
+    """Compare what Redis has of an account now with what the ledger says; None: it agrees."""
     versions = ShardKeys(shard_of(account, opened.shards)).versions
-    with ledger.transaction() as sql:
-        before = all_policies(sql, [account]).get(account)
     found, mark = connection.execute("HMGET", versions, _field(account), MARK)
-    with ledger.transaction() as sql:
-        after = all_policies(sql, [account]).get(account)
     record = text_of(found)
-    difference = _difference(before, record, mark is not None)
-    if before != after or difference is None:
+    difference = _difference(known, record, mark is not None)
+    if difference is None:
         return None
     told = (difference.cause, difference.field, difference.redis, difference.ledger)
     drift = Drift(account, "", *told, (difference,))
-    return PolicyDrift(drift, None if before is None else before[0], record or "")
+    return PolicyDrift(drift, None if known is None else known[0], record or "")
 
 
 def _difference(
@@ -124,28 +145,39 @@ def _difference(
 
 def mend_policies(driver: Driver, found: Iterable[PolicyDrift], actor: str) -> int:
     """Tell Redis what the ledger says instead, and record that; return how many agree then."""
-    mended = 0
-    for one in found:
-        account = one.drift.account
-        policy = one.policy or AccountPolicy(account=account)
-        command = flows.set_account(policy, seen=one.record)
-        if one.policy is None:
+    with PinnedConnection(driver.client) as connection:
+        return sum(_mend(driver, connection, one.drift.account, actor) for one in found)
+
+
+def _mend(driver: Driver, connection: PinnedConnection, account: str, actor: str) -> bool:
+    """
+    Mend what Redis has of an account, if it still differs; return whether it agrees then.
+
+    Its lock keeps others from mending or changing it meanwhile: what they have mended is not
+    mended, and told, again. The mend is recorded only once a second look finds it done.
+    """
+    with driver.ledger.transaction() as sql:
+        lock_named(sql, f"account:{account}")
+        known = _known(sql, account)
+        found = _compared(connection, driver.opened, account, known)
+        if found is None:
+            return True
+        policy = found.policy or AccountPolicy(account=account)
+        command = flows.set_account(policy, seen=found.record)
+        if found.policy is None:
             command = replace(command, record="", restricts=False)
         driver.drive(flows.settled(command))
-        reason = f"reconcile found {one.drift.cause}: Redis had {one.drift.redis}"
+        if _compared(connection, driver.opened, account, known) is not None:
+            return False
         wanted = WantedPolicy(
             account=account,
             action=REPAIR,
             operation_id=new_id("repair"),
             operator=actor,
-            reason=reason,
+            reason=f"reconcile found {found.drift.cause}: Redis had {found.drift.redis}",
         )
-        with driver.ledger.transaction() as sql:
-            now = sql.execute(select(func.clock_timestamp())).scalar_one()
-            add_change(sql, wanted, policy, policy, now)
-        with PinnedConnection(driver.client) as connection:
-            mended += _look_again(connection, driver.ledger, driver.opened, account) is None
-    return mended
+        add_change(sql, wanted, policy, policy, instant_of(sql, None))
+        return True
 
 
 def _field(account: str) -> str:

@@ -1,9 +1,7 @@
 """
 Reconcile: prove, quota by quota and under load, that Redis and the log tell the same.
 
-Each quota is seen in Redis in one instant, with the end of its outbox; then the outbox is read up
-to there, then the ledger. So whatever is persisted meanwhile is found in one of the two, and what
-is written meanwhile is told from its id. With ``repair`` a quota whose log is whole is dropped,
+How they are compared is in ``reconciler``. With ``repair`` a quota whose log is whole is dropped,
 so that it is loaded from the ledger again; what cannot be explained is frozen.
 """
 
@@ -11,194 +9,39 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import redis
-from sqlalchemy import Connection
 
 from quota_engine import flows
 from quota_engine.commands import RecordRepair
 from quota_engine.commands.arguments import details_text
-from quota_engine.commands.reconcile import (
-    DropQuota,
-    SnapshotQuota,
-    Snapshotted,
-    grant_facts,
-    hold_facts,
-)
-from quota_engine.commands.replies import FencedError
-from quota_engine.drift import Cause, Drift, Log, ReconcileReport, Seen, Sums, compare
+from quota_engine.commands.reconcile import DropQuota
+from quota_engine.drift import Cause, Drift, ReconcileReport
 from quota_engine.errors import EngineUnavailableError, InvalidArgumentError, QuotaError
 from quota_engine.ids import checked_account, checked_quota_type
-from quota_engine.jobs import gate_server
 from quota_engine.jobs.driving import Driver
 from quota_engine.jobs.gate import Opened
-from quota_engine.jobs.pending import Pending
 from quota_engine.jobs.persist import drain
-from quota_engine.jobs.pinned import PinnedConnection, undecoded
+from quota_engine.jobs.pinned import undecoded
 from quota_engine.jobs.policies import mend_policies, policy_drifts
-from quota_engine.jobs.running import HORIZON_MS, run_command, run_commands
+from quota_engine.jobs.reconciler import Compared, Progress, Reconciler
+from quota_engine.jobs.running import HORIZON_MS, run_command
 from quota_engine.jobs.thaw import THAW
 from quota_engine.jobs.thaw import finish as finish_thaw
 from quota_engine.keys import QuotaName, shard_of
 from quota_engine.ledger import Ledger, comparing, epochs, quarantine
-from quota_engine.ledger.comparing import KnownQuota
 from quota_engine.ledger.quarantine import Repair
 from quota_engine.ledger.shards import lock_shard
-from quota_engine.outbox import Outbox
 
 log = logging.getLogger("quota_engine.reconcile")
 
-#: Quotas that are compared at once.
-PAGE = 200
+#: How often it is tried to mend a quota that changes under the hand.
+MENDS_MAX = 5
 LOCK_WAIT_MS = 5_000
 #: Who mends where nobody says another.
 ACTOR = "reconcile"
-
-#: Told how many quotas have been compared so far.
-Progress = Callable[[int], None]
-
-
-@dataclass(slots=True)
-class _Compared:
-    """One quota as it was compared."""
-
-    drift: Drift | None
-    snapshotted: Snapshotted
-    ledger_version: int
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether nothing has happened to it anywhere: a call only looked whether it limits."""
-        loaded = self.snapshotted.seen.loaded
-        return self.ledger_version == 0 and loaded is not None and loaded.version == 0
-
-
-@dataclass(slots=True)
-class Reconciler:
-    """One run over one deployment. ``client`` must not decode replies."""
-
-    client: redis.Redis
-    ledger: Ledger
-    opened: Opened
-    progress: Progress | None = None
-    checked: int = 0
-    _pending: dict[int, Pending] = field(default_factory=dict)
-
-    def find_drifts(self) -> Iterator[Drift]:
-        """Compare every quota that Redis or the ledger knows; yield those that differ."""
-        for shard in range(self.opened.shards):
-            known = (head.quota for head in self.ledger.known_quotas(shard=shard))
-            for page in comparing.pages(known, PAGE):
-                yield from self._drifts_of(shard, page)
-        with PinnedConnection(self.client) as connection:
-            for shard, page in self._unknown_to_ledger(connection):
-                yield from self._drifts_of(shard, page)
-
-    def compare(self, shard: int, quotas: Sequence[QuotaName]) -> dict[QuotaName, _Compared]:
-        """Compare quotas of one shard: see them in Redis, then read outbox and ledger."""
-        snapshots = self._snapshots(quotas)
-        pending = self._pending_of(shard)
-        pending.read_until(max(snapshot.seen.last_id for snapshot in snapshots.values()))
-        with self.ledger.transaction() as sql:
-            page = comparing.read_page(sql, shard, quotas)
-            pending.forget(page.cursor)
-            compared = {}
-            for quota, snapshotted in snapshots.items():
-                known = page.quotas.get(quota)
-                told = self._log_of(sql, quota, known, snapshotted.seen, pending)
-                drift = compare(quota.account, quota.quota_type, snapshotted.seen, told)
-                version = known.head.version if known else 0
-                compared[quota] = _Compared(drift, snapshotted, version)
-        return compared
-
-    def _drifts_of(self, shard: int, quotas: Sequence[QuotaName]) -> Iterator[Drift]:
-        compared = self.compare(shard, quotas)
-        self.checked += sum(not one.is_blank for one in compared.values())
-        if self.progress is not None:
-            self.progress(self.checked)
-        for one in compared.values():
-            if one.drift is not None:
-                yield one.drift
-
-    def _snapshots(self, quotas: Sequence[QuotaName]) -> dict[QuotaName, Snapshotted]:
-        commands = [SnapshotQuota(quota=quota) for quota in quotas]
-        found = {}
-        results = run_commands(self.client, self.opened, commands)
-        for quota, result in zip(quotas, results, strict=True):
-            if isinstance(result, FencedError):
-                raise EngineUnavailableError(
-                    "the server was recovered meanwhile; reconcile again"
-                ) from result
-            if isinstance(result, QuotaError):
-                raise result
-            found[quota] = result
-        return found
-
-    def _pending_of(self, shard: int) -> Pending:
-        if shard not in self._pending:
-            cursors = {row.shard: row.cursor for row in self.ledger.read_shards()}
-            self._pending |= {
-                number: Pending(Outbox(self.client, number), cursor)
-                for number, cursor in cursors.items()
-                if number not in self._pending
-            }
-        return self._pending[shard]
-
-    @staticmethod
-    def _log_of(
-        sql: Connection,
-        quota: QuotaName,
-        known: KnownQuota | None,
-        seen: Seen,
-        pending: Pending,
-    ) -> Log:
-        """Return what the log says of a quota as of the instant it was seen in."""
-        head = known.sums if known is not None else Sums()
-        if known is None or known.event_id <= seen.last_id:
-            going_on = pending.continued(quota, head, seen.last_id)
-            last, unfit, is_drained = going_on.last, going_on.unfit, not going_on.count
-        else:
-            last, unfit, is_drained = _earlier(sql, quota, seen) or head, "", False
-        if known is None:
-            return Log(last=last, unfit=unfit, is_drained=is_drained)
-        return Log(
-            last=last,
-            unfit=unfit,
-            frozen=known.head.frozen,
-            is_drained=is_drained,
-            overdraft_limit=known.head.overdraft_limit,
-            limits=known.limits,
-            grants={grant.grant_id: grant_facts(grant) for grant in known.grants},
-            holds={hold.hold_id: hold_facts(hold) for hold in known.holds},
-        )
-
-    def _unknown_to_ledger(
-        self, connection: PinnedConnection
-    ) -> Iterator[tuple[int, list[QuotaName]]]:
-        """Yield what Redis has and the ledger had not when it was paged through."""
-        met: set[QuotaName] = set()
-        for names in gate_server.known_names(connection, self.opened.shards):
-            quotas = {QuotaName.parse(name) for name in names} - met
-            with self.ledger.transaction() as sql:
-                quotas -= epochs.heads_of(sql, quotas).keys()
-            met |= quotas
-            by_shard: dict[int, list[QuotaName]] = {}
-            for quota in sorted(quotas, key=str):
-                by_shard.setdefault(shard_of(quota.account, self.opened.shards), []).append(quota)
-            yield from by_shard.items()
-
-
-def _earlier(sql: Connection, quota: QuotaName, seen: Seen) -> Sums | None:
-    """Return the log as of the instant a quota was seen in; None where nothing was shown."""
-    shown = [] if seen.issued is None else [seen.issued]
-    shown += [] if seen.loaded is None else [seen.loaded.version]
-    if not shown:
-        return None
-    least = min(shown)
-    found = comparing.sums_as_of(sql, quota, seen.last_id, least)
-    return found or Sums(version=max(least - 1, 0))
 
 
 def reconcile(
@@ -220,8 +63,9 @@ def reconcile(
     ``EngineUnavailableError`` when the server is recovered meanwhile; then reconcile again.
     """
     with undecoded(client) as reader:
-        run = Reconciler(reader, ledger, opened, progress)
-        mender = _Mender(run, Driver(reader, ledger, opened, horizon_ms), actor)
+        driver = Driver(reader, ledger, opened, horizon_ms)
+        run = Reconciler(reader, ledger, opened, progress, driver.freeze)
+        mender = _Mender(run, driver, actor)
         if repair:
             mender.finish_others()
         of_quotas = tuple(run.find_drifts())
@@ -229,11 +73,17 @@ def reconcile(
         drifts = (*of_quotas, *(found.drift for found in of_accounts))
         for drift in drifts:
             log.error("drift: %s", drift)
-        if not repair or not drifts:
-            return ReconcileReport(checked=run.checked, drifts=drifts)
-        repaired, frozen = mender.mend(of_quotas)
-        repaired += mend_policies(mender.driver, of_accounts, actor)
-    return ReconcileReport(checked=run.checked, drifts=drifts, repaired=repaired, frozen=frozen)
+        repaired = frozen = 0
+        if repair:
+            repaired, frozen = mender.mend(of_quotas)
+            repaired += mend_policies(driver, of_accounts, actor)
+    return ReconcileReport(
+        checked=run.checked,
+        drifts=drifts,
+        repaired=repaired,
+        frozen=frozen,
+        not_compared=run.not_compared,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,16 +123,26 @@ class _Mender:
                     "shard %d cannot be drained, so nothing of it is mended: %s", shard, error
                 )
                 continue
-            for quota, compared in self.run.compare(shard, page).items():
-                if compared.drift is None:
-                    repaired += 1
-                elif compared.drift.is_mendable:
-                    repaired += self._repair(quota, compared, compared.drift)
-                else:
-                    frozen += self._freeze(shard, quota, compared.drift)
+            for quota, compared in self.run.compare_closely(shard, page).items():
+                is_mended, is_frozen = self._mend(shard, quota, compared)
+                repaired += is_mended
+                frozen += is_frozen
         return repaired, frozen
 
-    def _repair(self, quota: QuotaName, compared: _Compared, drift: Drift) -> bool:
+    def _mend(self, shard: int, quota: QuotaName, compared: Compared) -> tuple[bool, bool]:
+        """Mend or freeze a quota; return whether it was mended, and whether frozen."""
+        for _ in range(MENDS_MAX):
+            if compared.drift is None:
+                return True, False
+            if not compared.drift.is_explained:
+                return False, self._freeze(shard, quota, compared.drift)
+            if compared.drift.is_mendable and self._repair(quota, compared, compared.drift):
+                return True, False
+            compared = self.run.compare_closely(shard, [quota])[quota]
+        log.error("%s is too busy to be mended now: %s", quota, compared.drift)
+        return False, False
+
+    def _repair(self, quota: QuotaName, compared: Compared, drift: Drift) -> bool:
         """
         Drop a quota that the ledger has whole; return whether a second look finds it mended.
 
@@ -309,7 +169,7 @@ class _Mender:
         """Write a repair's entry, if Redis and the ledger agree now; return whether they do."""
         quota = repair.quota
         shard = shard_of(quota.account, self.run.opened.shards)
-        is_mended = self.run.compare(shard, [quota])[quota].drift is None
+        is_mended = self.run.compare_closely(shard, [quota])[quota].drift is None
         if is_mended:
             told = {"actor": repair.actor, "reason": repair.reason, **json.loads(repair.details)}
             command = RecordRepair(
@@ -355,7 +215,7 @@ def _may_freeze(quota: QuotaName) -> bool:
     return True
 
 
-def _drop(run: Reconciler, quota: QuotaName, compared: _Compared) -> bool:
+def _drop(run: Reconciler, quota: QuotaName, compared: Compared) -> bool:
     """Drop a quota as it was seen; return whether it still was."""
     command = DropQuota(
         quota=quota, version=compared.ledger_version, snapshotted=compared.snapshotted

@@ -50,9 +50,14 @@ def run_commands(
     *,
     now_ms: int | None = None,
     horizon_ms: int = HORIZON_MS,
+    at_once: bool = False,
 ) -> list[T | QuotaError]:
-    """Return what each command answers, in one round trip; errors are among them as values."""
-    pipeline: Any = client.pipeline(transaction=False)
+    """
+    Return what each command answers, in one round trip; errors are among them as values.
+
+    ``at_once``: all in one instant, so that nobody else is served between two of them.
+    """
+    pipeline: Any = client.pipeline(transaction=at_once)
     for command in commands:
         shard = shard_of(command.quota.account, opened.shards)
         context = Context(ShardKeys(shard), opened.epochs[shard], now_ms, horizon_ms)

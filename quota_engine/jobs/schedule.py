@@ -20,16 +20,17 @@ from quota_engine.jobs import clocks, intents
 from quota_engine.jobs.account_moves import MoveDuty
 from quota_engine.jobs.alerts import Alerting
 from quota_engine.jobs.deployed import Deployed
-from quota_engine.jobs.drift_told import COMPARED
+from quota_engine.jobs.drift_told import told_of
 from quota_engine.jobs.policies import tell_policies
 from quota_engine.jobs.reminders import Reminding
 from quota_engine.jobs.renewal import renew
 from quota_engine.jobs.reports import sum_days, sum_pools
-from quota_engine.jobs.server_check import check_server
+from quota_engine.jobs.server_check import check_server, note_late_syncs
 from quota_engine.jobs.sweep import sweep
 from quota_engine.jobs.trim import trim
 from quota_engine.jobs.unload import Unloader
 from quota_engine.ledger import duties
+from quota_engine.ledger.policies import instant_of
 from quota_engine.settings import Settings
 
 log = logging.getLogger("quota_engine.schedule")
@@ -134,19 +135,16 @@ def _clocks(scheduler: Scheduler) -> Outcome:
     return Outcome(wrong or f"{difference:+d} ms between Redis and PostgreSQL", not wrong)
 
 
-#: What the server may be found to do, beside what the gate refuses, that somebody must look at.
-_ALARMING = frozenset({"aof_failing", "has_evicted"})
-
-
 def _server(scheduler: Scheduler) -> Outcome:
     """Look at settings that somebody may have changed since the gate has looked."""
     deployment = scheduler.deployment
+    note_late_syncs(deployment.client)
     found = check_server(
         deployment.client,
         is_durable_elsewhere=deployment.settings.redis_is_durable_elsewhere,
     )
     told = "; ".join(f"{finding.message} ({finding.fix})" for finding in found)
-    is_ok = not any(finding.is_fatal or finding.code in _ALARMING for finding in found)
+    is_ok = not any(finding.is_alarm for finding in found)
     return Outcome(told or "Redis keeps what it is given", is_ok)
 
 
@@ -234,11 +232,11 @@ def _alerts(scheduler: Scheduler) -> Outcome:
 
 
 def _reconcile(scheduler: Scheduler) -> Outcome:
-    report = scheduler.deployment.reconcile(repair=False)
-    text = COMPARED.format(checked=report.checked, differ=len(report.drifts))
-    if report.drifts:
-        text += "; the first: " + "; ".join(str(drift) for drift in report.drifts[:3])
-    return Outcome(text, report.is_clean)
+    deployment = scheduler.deployment
+    report = deployment.reconcile(repair=False)
+    late = timedelta(seconds=deployment.settings.reconcile_late_seconds)
+    with deployment.ledger.transaction() as sql:
+        return Outcome(*told_of(report, duties.read_runs(sql), instant_of(sql, None), late))
 
 
 def _trim_seconds(settings: Settings) -> float:

@@ -1,7 +1,8 @@
 """
 What a Redis server says about itself: which incarnation it is, and whether it may keep balances.
 
-Everything is read from INFO, which managed servers answer even where they hide CONFIG.
+Everything is read from INFO, which managed servers answer even where they hide CONFIG; but for
+when syncs were late last, which workers note.
 """
 
 from __future__ import annotations
@@ -12,22 +13,37 @@ from dataclasses import dataclass
 
 import redis
 
+from quota_engine.instants import from_ms
+from quota_engine.jobs.late_syncs import count_of, late_at_ms, next_note
 from quota_engine.jobs.pinned import PinnedConnection, checked, pairs, text_of
+from quota_engine.keys import LATE_SYNCS_KEY
 
 REDIS_FLOOR = (7, 0)
 VALKEY_FLOOR = (7, 2)
 
 Info = Mapping[str, str]
 
+#: What must be looked at, although the gate lets it pass.
+_ALARMING = frozenset({"aof_failing", "has_evicted", "slow_disk"})
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing about a server that its operator should know. ``fix`` says what to do."""
+    """
+    One thing about a server that its operator should know. ``fix`` says what to do.
+
+    ``is_fatal``: the gate refuses such a server.
+    """
 
     code: str
     is_fatal: bool
     message: str
     fix: str
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether somebody must look at it now: something may be lost, or writes are refused."""
+        return self.is_fatal or self.code in _ALARMING
 
 
 def check_server(client: redis.Redis, *, is_durable_elsewhere: bool = False) -> list[Finding]:
@@ -39,7 +55,17 @@ def check_server(client: redis.Redis, *, is_durable_elsewhere: bool = False) -> 
     with PinnedConnection(client) as connection:
         info = read_info(connection)
         shown = connection.execute_all([("CONFIG", "GET", "appendfsync")])[0]
+        note, now_ms = _noted(connection)
     found = findings_in(info, is_durable_elsewhere=is_durable_elsewhere)
+    late_ms = late_at_ms(info, note, now_ms)
+    if late_ms is not None:
+        message = (
+            f"syncing the append-only file was late {count_of(info)} times since the server"
+            f" started, last seen at {from_ms(late_ms):%Y-%m-%d %H:%M:%S %Z}: a power cut then"
+            " loses more than a second"
+        )
+        fix = "give the append-only file a faster disk; this goes an hour after the last late one"
+        found.append(Finding("slow_disk", False, message, fix))
     if isinstance(shown, redis.ResponseError) or not shown:
         found.append(
             Finding(
@@ -59,6 +85,22 @@ def check_server(client: redis.Redis, *, is_durable_elsewhere: bool = False) -> 
             )
         )
     return sorted(found, key=lambda finding: not finding.is_fatal)
+
+
+def note_late_syncs(client: redis.Redis) -> None:
+    """Note in Redis that more syncs of its append-only file were late; a full one does not."""
+    with PinnedConnection(client) as connection:
+        note, now_ms = _noted(connection)
+        now_noted = next_note(read_info(connection), note, now_ms)
+        if now_noted is not None:
+            connection.execute_all([("SET", LATE_SYNCS_KEY, now_noted)])
+
+
+def _noted(connection: PinnedConnection) -> tuple[str, int]:
+    """Return what was noted of late syncs, and the server's clock in milliseconds."""
+    note, (seconds, microseconds) = connection.execute_all([("GET", LATE_SYNCS_KEY), ("TIME",)])
+    told = text_of(note) if isinstance(note, bytes) else None
+    return told or "", int(seconds) * 1000 + int(microseconds) // 1000
 
 
 def read_incarnation(client: redis.Redis) -> str:
@@ -119,11 +161,8 @@ def findings_in(info: Info, *, is_durable_elsewhere: bool) -> list[Finding]:
     if info.get("aof_last_write_status", "ok") != "ok":
         fix = "free its disk; it refuses writes until then"
         note("aof_failing", "the server cannot write its append-only file", fix)
-    if (delayed := info.get("aof_delayed_fsync", "0")) != "0":
-        fix = "give the append-only file a faster disk"
-        note("slow_disk", f"syncing the append-only file was late {delayed} times", fix)
     if (evicted := info.get("evicted_keys", "0")) != "0":
-        fix = "quota-engine reconcile"
+        fix = "quota-engine reconcile; then CONFIG RESETSTAT"
         note("has_evicted", f"the server has evicted {evicted} keys since it started", fix)
     return found
 

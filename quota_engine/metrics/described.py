@@ -142,6 +142,12 @@ def _of_redis() -> Iterator[Metric]:
     )
     yield Metric("redis_memory_bytes", gauge, "Memory that Redis uses.")
     yield Metric("redis_memory_limit_bytes", gauge, "Its `maxmemory`, 0: none.")
+    yield Metric(
+        "redis_late_syncs_total",
+        Kind.COUNTER,
+        "Syncs of its append-only file that were late since it started: a power cut then loses"
+        " more than a second.",
+    )
 
 
 def _of_postgresql() -> Iterator[Metric]:
@@ -174,6 +180,12 @@ def _of_postgresql() -> Iterator[Metric]:
         gauge,
         "Quotas that differed between Redis and the ledger at the last reconciliation; nothing"
         " before the first one.",
+    )
+    yield Metric(
+        "not_compared_quotas",
+        gauge,
+        "Quotas of which that reconciliation compared version, chain and sums alone, because their"
+        " entries could not be persisted meanwhile.",
     )
     yield Metric("alerts_open", gauge, "Alerts that are open.", ("severity",))
     yield Metric("alert_messages_waiting", gauge, "Messages about alerts that are to be told.")

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from quota_engine import QuotaEngine
 from quota_engine.cli import app, main
 from quota_engine.embedded import ValkeyServer
+from quota_engine.errors import EngineUnavailableError
 from tests.servers import TestServers
 
 
@@ -68,3 +69,47 @@ def test_what_a_recovery_did_not_find_is_told_in_words(
     [loss] = recovery["losses"]
     assert loss.endswith("UTC. Anything written after that is lost")
     assert recovery["last_entry_at"][:16] == loss.partition(", of ")[2][:16].replace(" ", "T")
+
+
+def test_recovery_run_loads_the_busiest_quotas_before_it_ends(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUOTA_ENGINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("QUOTA_ENGINE_DATABASE_URL", database_url)
+    with QuotaEngine.open(redis_url, database_url, shards=2) as engine:
+        for number in range(9):
+            engine.issue_grant(f"user:{number}", "text_token", 100)
+        engine.drain()
+        client = engine.deployment.client
+        client.flushall()
+        done = CliRunner().invoke(app, ["recovery", "run"])
+        assert done.exit_code == 0, done.output
+        assert "9 of the 9 busiest quotas were loaded ahead" in done.output
+        assert len(client.keys("{qe:*}:quota:*")) == 9
+        again = CliRunner().invoke(app, ["recovery", "run"])
+        assert "loaded ahead" not in again.output, "it was open already"
+        monkeypatch.setenv("QUOTA_ENGINE_PREWARM_MAX", "4")
+        client.flushall()
+        told = CliRunner().invoke(app, ["recovery", "run", "--json"])
+        assert len(json.loads(told.output)) == 2
+        assert len(client.keys("{qe:*}:quota:*")) == 4
+
+
+def test_a_loading_ahead_that_is_in_trouble_ends_the_wait(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUOTA_ENGINE_REDIS_URL", redis_url)
+    monkeypatch.setenv("QUOTA_ENGINE_DATABASE_URL", database_url)
+    with QuotaEngine.open(redis_url, database_url, shards=2) as engine:
+        engine.issue_grant("user:1", "text_token", 100)
+        engine.drain()
+        engine.deployment.client.flushall()
+
+        def broken(*_: object) -> list[object]:
+            raise EngineUnavailableError("PostgreSQL is slow today")
+
+        monkeypatch.setattr("quota_engine.jobs.prewarm.busiest", broken)
+        done = CliRunner().invoke(app, ["recovery", "run"])
+        assert done.exit_code == 0, done.output
+        assert "0 of the 0 busiest quotas were loaded ahead: PostgreSQL is slow" in done.output
+        assert engine.read_balance("user:1", "text_token").balance == 100

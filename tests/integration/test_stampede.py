@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from quota_engine import QuotaEngine
 from quota_engine.benchmark.servers import fill_accounts
@@ -17,6 +18,7 @@ from quota_engine.commands import Snapshot
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.jobs import gate
 from quota_engine.keys import QuotaName, ShardKeys
+from quota_engine.ledger.idle import busiest
 from quota_engine.ledger.ledger import Ledger
 from tests.servers import conninfo
 from tests.workers import wait_until
@@ -102,7 +104,59 @@ def test_two_hundred_clients_after_a_wipe_share_a_few_connections(
     assert engine.reconcile().drifts == ()
 
 
-def test_the_quotas_used_last_are_loaded_ahead(
+def loaded_in(engine: QuotaEngine) -> set[str]:
+    keys = engine.deployment.client.keys("{qe:*}:quota:*")
+    return {key.decode().split(":quota:")[1] for key in keys}  # type: ignore[union-attr]
+
+
+def test_the_busiest_quotas_are_loaded_ahead_not_those_touched_last(
+    engine: QuotaEngine, redis_url: str, database_url: str
+) -> None:
+    wipe(engine, 60)
+    for number in (5, 6, 7):
+        for _ in range(number):
+            engine.debit(f"user:{number}", TYPE, 1)
+    engine.drain()
+    for number in range(20, 60):  # as a table of grants does: each once, and after all others
+        engine.issue_grant(f"user:{number}", TYPE, 1, grant_id=f"again-{number}")
+    engine.drain()
+    engine.deployment.client.flushall()
+    with QuotaEngine.open(redis_url, database_url, prewarm_max=3) as other:
+        wanted = {f"user:{number}|{TYPE}" for number in (5, 6, 7)}
+        wait_until(lambda: loaded_in(other) >= wanted, "the three are loaded")
+        assert loaded_in(other) == wanted
+        warming = other.deployment.warming
+        assert warming is not None
+        assert warming.ended.wait(10)
+        assert (warming.loaded, warming.wanted) == (3, 3)
+        assert other.reconcile().drifts == ()
+
+
+def test_what_was_busy_is_told_as_of_the_last_entry_and_what_is_old_does_not_count(
+    engine: QuotaEngine,
+) -> None:
+    """Redis may have been away for hours; and who was busy last year need not be now."""
+    wipe(engine, 12)
+    for number in range(6):
+        engine.debit(f"user:{number}", TYPE, 1)
+    engine.drain()
+    with engine.deployment.ledger.transaction() as sql:
+        sql.execute(text("ALTER TABLE ledger_entries DISABLE TRIGGER USER"))
+        for table, column in (("ledger_entries", "recorded_at"), ("quotas", "updated_at")):
+            sql.execute(text(f"UPDATE {table} SET {column} = {column} - interval '5 hours'"))
+        for table, column in (("ledger_entries", "recorded_at"), ("quotas", "updated_at")):
+            older = f"{column} - interval '1 hour' WHERE account < 'user:2'"
+            sql.execute(text(f"UPDATE {table} SET {column} = {older}"))
+        found = busiest(sql, 4)
+        assert {quota.account for quota in found} == {"user:2", "user:3", "user:4", "user:5"}
+        assert busiest(sql, 1_000) == [*found, *busiest(sql, 1_000)[4:]]
+        assert len(busiest(sql, 1_000)) == 12, "the others come after them"
+        sql.execute(text("DELETE FROM quotas"))
+        assert busiest(sql, 4) == []
+        sql.rollback()
+
+
+def test_of_equally_busy_quotas_those_used_last_are_loaded_ahead(
     engine: QuotaEngine, redis_url: str, database_url: str
 ) -> None:
     wipe(engine, 60)
@@ -113,14 +167,9 @@ def test_the_quotas_used_last_are_loaded_ahead(
         engine.drain()
     engine.deployment.client.flushall()
     with QuotaEngine.open(redis_url, database_url, prewarm_max=10) as other:
-
-        def loaded() -> set[str]:
-            keys = other.deployment.client.keys("{qe:*}:quota:*")
-            return {key.decode().split(":quota:")[1] for key in keys}  # type: ignore[union-attr]
-
         wanted = {f"user:{number}|{TYPE}" for number in range(20, 30)}
-        wait_until(lambda: loaded() >= wanted, "the last ten are loaded")
-        assert loaded() == wanted
+        wait_until(lambda: loaded_in(other) >= wanted, "the last ten are loaded")
+        assert loaded_in(other) == wanted
         assert other.reconcile().drifts == ()
 
 

@@ -141,7 +141,6 @@ GOOD = {
         ({"maxmemory_policy": "allkeys-lru"}, "evicts", True),
         ({"aof_enabled": "0"}, "not_durable", True),
         ({"aof_last_write_status": "err"}, "aof_failing", False),
-        ({"aof_delayed_fsync": "3"}, "slow_disk", False),
         ({"evicted_keys": "1"}, "has_evicted", False),
     ],
 )
