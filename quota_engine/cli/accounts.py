@@ -370,7 +370,7 @@ def _notes(entry: Any) -> list[str]:
     """Return what an entry's row says at its end, for a person."""
     notes = [
         f"{name} {entry.details[name]}"
-        for name in ("source", "actor", "reference")
+        for name in ("source", "actor", "reference", "reason")
         if name in entry.details
     ]
     notes += [str(entry.details["description"])] if "description" in entry.details else []
