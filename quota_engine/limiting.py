@@ -23,8 +23,10 @@ from quota_engine.keys import QuotaName
 from quota_engine.limits import UTC, Limit, checked_limit
 
 REQUIRED = ("account", "quota_type", "amount")
-OPTIONAL = ("per", "of", "window", "time_zone")
-SET, THERE, PLANNED, REFUSED, WAITS = "set", "there", "planned", "refused", "waits"
+OPTIONAL = ("per", "of", "window", "time_zone", "action")
+SET, REMOVED, THERE, PLANNED = "set", "removed", "there", "planned"
+REFUSED, WAITS = "refused", "waits"
+ACTIONS = (Action.SET, Action.REMOVE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +59,9 @@ class LimitLine:
     """
     What became of one line of a table.
 
-    ``outcome``: set; ``there`` (it was so already); refused; ``waits`` (nothing is known to have
-    happened: run the table again); ``planned`` of a dry run. ``reason`` tells why not.
+    ``outcome``: set; removed; ``there`` (it was so already); refused; ``waits`` (nothing is known
+    to have happened: run the table again); ``planned`` of a dry run. ``reason`` tells why not.
+    ``action``: set or remove; ``amount``: None of a limit to remove.
     """
 
     line: int
@@ -67,7 +70,8 @@ class LimitLine:
     of: str
     per: str | None
     window: str | None
-    amount: int
+    action: str
+    amount: int | None
     outcome: str
     reason: str | None = None
 
@@ -81,8 +85,8 @@ class LimitImport:
 
     @property
     def is_done(self) -> bool:
-        """Whether every limit is as its line says."""
-        return all(one.outcome in {SET, THERE} for one in self.lines)
+        """Whether every limit is as its line says, or gone where it says so."""
+        return all(one.outcome in {SET, REMOVED, THERE} for one in self.lines)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,10 +96,11 @@ class LimitImport:
 
 @dataclass(frozen=True, slots=True)
 class PlannedLimit:
-    """A limit that a line of a table asks for."""
+    """A limit that a line of a table asks for, or to be rid of; then its amount says nothing."""
 
     line: int
     quota: QuotaName
+    action: Action
     limit: Limit
 
     def told(self, outcome: str, reason: str | None = None) -> LimitLine:
@@ -108,14 +113,18 @@ class PlannedLimit:
             of=limit.of,
             per=limit.per or None,
             window=limit.window or None,
-            amount=limit.amount,
+            action=self.action.value,
+            amount=limit.amount if self.action is Action.SET else None,
             outcome=outcome,
             reason=reason,
         )
 
-    def is_among(self, standing: Iterable[LimitTerms]) -> bool:
-        """Return whether a quota has this limit already; a raise of it is left alone."""
+    def is_so(self, standing: Iterable[LimitTerms]) -> bool:
+        """Return whether a quota's limits are as the line says; a raise is left alone."""
         wanted = LimitTerms.told_by(self.limit)
+        if self.action is Action.REMOVE:
+            name = (wanted.of, wanted.per, wanted.window)
+            return name not in ((one.of, one.per, one.window) for one in standing)
         asked = (wanted.of, wanted.per, wanted.window, wanted.time_zone, wanted.amount)
         there = ((one.of, one.per, one.window, one.time_zone, one.amount) for one in standing)
         return asked in there
@@ -128,7 +137,8 @@ def read_limits(table: bytes, check_type: Callable[[str], str]) -> list[PlannedL
     for line, words in read_rows(table, REQUIRED, OPTIONAL):
         try:
             quota = QuotaName(checked_account(words["account"]), check_type(words["quota_type"]))
-            planned = PlannedLimit(line, quota, _limit(words))
+            action = _action(words)
+            planned = PlannedLimit(line, quota, action, _limit(words, action))
         except InvalidArgumentError as error:
             problems.add(line, error)
             continue
@@ -140,9 +150,16 @@ def read_limits(table: bytes, check_type: Callable[[str], str]) -> list[PlannedL
     return found
 
 
-def _limit(words: Mapping[str, str]) -> Limit:
+def _action(words: Mapping[str, str]) -> Action:
+    told = words.get("action") or Action.SET
+    if told not in ACTIONS:
+        raise InvalidArgumentError(f"action must be set or remove, not {told!r}")
+    return Action(told)
+
+
+def _limit(words: Mapping[str, str], action: Action) -> Limit:
     return checked_limit(
-        whole(words, "amount"),
+        whole(words, "amount", 1 if action is Action.REMOVE else None),
         of=words.get("of") or "units",
         per=words.get("per") or None,
         window=words.get("window") or None,

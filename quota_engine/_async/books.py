@@ -31,13 +31,19 @@ from quota_engine.settings import Settings
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
 from quota_engine.statements import Period, Statement, checked_period
+from quota_engine.viewing import check_seen, checked_viewer
 from quota_engine.waiting import in_thread
 
 log = logging.getLogger("quota_engine.reminders")
 
 
 class AsyncBooks(AsyncCalling):
-    """History, reports, drain, reconciliation and schedule."""
+    """
+    History, reports, drain, reconciliation and schedule.
+
+    ``viewer``: an account, on whose behalf is asked; one that is neither the viewer nor below it
+    raises ``NotSeenError``, whether it exists or not. None: an operator, who sees all.
+    """
 
     def __init__(self, transport: AsyncTransport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
@@ -51,9 +57,11 @@ class AsyncBooks(AsyncCalling):
         """Raise ``PoolEmptyError`` if nothing is left at a provider: see ``AsyncPools.check``."""
         await self.pools.check(provider, currency)
 
-    async def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
+    async def history(
+        self, account: str, quota_type: str, *, viewer: str | None = None
+    ) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""
-        quota = self._quota(account, quota_type)
+        quota = self._quota(_seen(account, viewer), quota_type)
         await self._transport.connect()
         return await in_thread(self._backing.history, quota)
 
@@ -69,6 +77,7 @@ class AsyncBooks(AsyncCalling):
         status: str | None = None,
         operation_id: str | None = None,
         limit: int | None = None,
+        viewer: str | None = None,
     ) -> Sequence[RecordedCall]:
         """
         Return an account's usage records, oldest first, pending ones included.
@@ -80,7 +89,7 @@ class AsyncBooks(AsyncCalling):
         """
         query = checked_usage_query(
             self._settings,
-            account,
+            _seen(account, viewer),
             quota_type,
             since=since,
             until=until,
@@ -99,6 +108,8 @@ class AsyncBooks(AsyncCalling):
         quota_type: str,
         since: datetime | None = None,
         until: datetime | None = None,
+        *,
+        viewer: str | None = None,
     ) -> Statement:
         """
         Return what an account had of a quota type, what came and went, and what it has, in units.
@@ -111,14 +122,19 @@ class AsyncBooks(AsyncCalling):
         Costs a look at every entry of the quota.
         """
         period = checked_period(since, until)
-        return await self._stated(self._quota(account, quota_type), period)
+        return await self._stated(self._quota(_seen(account, viewer), quota_type), period)
 
     async def statements(
-        self, account: str, since: datetime | None = None, until: datetime | None = None
+        self,
+        account: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        viewer: str | None = None,
     ) -> Sequence[Statement]:
         """Return a statement of each quota type that an account ever had: see ``statement``."""
         period = checked_period(since, until)
-        name = checked_account(account)
+        name = _seen(account, viewer)
         await self._transport.connect()
         types = await in_thread(self._backing.statement_store.quota_types_of, name)
         return [await self._stated(QuotaName(name, one), period) for one in types]
@@ -134,6 +150,7 @@ class AsyncBooks(AsyncCalling):
         *,
         state: str | None = None,
         expiring_within: timedelta | None = None,
+        viewer: str | None = None,
     ) -> Sequence[ListedGrant]:
         """
         Return the grants of an account as they are now, in the order of their making.
@@ -144,7 +161,7 @@ class AsyncBooks(AsyncCalling):
         of the shard where only its entries tell what became of a grant.
         """
         query = checked_grant_query(state, expiring_within)
-        name = checked_account(account)
+        name = _seen(account, viewer)
         await self._transport.connect()
         if quota_type is not None:
             quotas = [self._quota(name, quota_type)]
@@ -248,3 +265,10 @@ class AsyncBooks(AsyncCalling):
         """
         await self._transport.connect()
         return await in_thread(self._backing.run_schedule, self._transport.now_ms())
+
+
+def _seen(account: str, viewer: str | None) -> str:
+    """Return an account's id; raise ``NotSeenError`` where the viewer does not see it."""
+    name = checked_account(account)
+    check_seen(name, checked_viewer(viewer))
+    return name

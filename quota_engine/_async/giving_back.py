@@ -35,14 +35,16 @@ class AsyncGivingBack:
         self._store = store
         self._settings = settings
 
-    async def give_back(self, order_id: str, actor: str | None) -> RefundedOrder:
+    async def give_back(
+        self, order_id: str, actor: str | None = None, reason: str | None = None
+    ) -> RefundedOrder:
         """Void what is left of an order's grants; raise ``PurchaseRefusedError`` if never paid."""
-        order, whose = await in_thread(self._store.begin_refund, order_id, actor)
+        order, whose, why = await in_thread(self._store.begin_refund, order_id, actor, reason)
         lines = []
         for line in order.lines:
             if order.state == PAID:  # a grant that is still promised comes first
                 await self.make(line)
-            lines.append(await self._voided(line, whose))
+            lines.append(await self._voided(line, whose, why))
         closed = await in_thread(self._store.close_order, order_id, state=REFUNDED)
         return RefundedOrder(
             order_id=order_id,
@@ -57,8 +59,9 @@ class AsyncGivingBack:
         with suppress(IdempotencyConflictError):
             await self._transport.drive(flows.issued(issue))
 
-    async def _voided(self, line: Purchase, actor: str | None) -> RefundedLine:
-        details = details_text({"reference": line.order_id, "actor": actor})
+    async def _voided(self, line: Purchase, actor: str | None, reason: str | None) -> RefundedLine:
+        told = {"reference": line.order_id, "actor": actor, "reason": reason}
+        details = details_text(told)
         quota = issue_of(line).quota
         command = VoidGrant(quota=quota, grant_id=line.grant_id, details=details)
         voided = await self._transport.drive(flows.voided(command))

@@ -16,6 +16,7 @@ from quota_engine.errors import (
     EngineUnavailableError,
     InvalidAmountError,
     InvalidArgumentError,
+    LimitNotFoundError,
     QuotaError,
 )
 from quota_engine.ids import checked_id, new_id
@@ -23,6 +24,7 @@ from quota_engine.instants import from_ms, to_ms
 from quota_engine.limiting import (
     PLANNED,
     REFUSED,
+    REMOVED,
     SET,
     THERE,
     WAITS,
@@ -160,12 +162,13 @@ class AsyncLimits:
         reason: str | None = None,
     ) -> LimitImport:
         """
-        Set the limits of a CSV table, one a line.
+        Set or remove the limits of a CSV table, one a line.
 
-        Columns: account, quota_type, amount; and may be per, of, window, time_zone. All of the
+        Columns: account, quota_type, amount; and may be per, of, window, time_zone, action: set
+        (where it is empty, too) or remove, whose amount says nothing and may be empty. All of the
         table is checked first: ``BatchRefusedError`` tells every problem with its line. A limit
-        that is as its line says is left alone, so the same table again changes nothing. When a
-        store is away or too much waits, the rest ``waits``: call again.
+        that is as its line says, or gone already, is left alone, so the same table again changes
+        nothing. When a store is away or too much waits, the rest ``waits``: call again.
         """
         by = _by(operator, reason)
         planned = read_limits(table, lambda name: checked_type(name, self._settings))
@@ -187,15 +190,18 @@ class AsyncLimits:
     async def _import(
         self, one: PlannedLimit, by: tuple[str | None, str | None], *, dry_run: bool
     ) -> str:
-        """Set one limit unless it is there; return what became of it."""
+        """Set or remove one limit unless it is so; return what became of it."""
         read = await self._transport.drive(flows.settled(ReadLimits(quota=one.quota)))
-        if one.is_among(read.standings):
+        if one.is_so(read.standings):
             return THERE
         if dry_run:
             return PLANNED
         name = one.quota
-        await self._change(name.account, name.quota_type, Action.SET, one.limit, (*by, None))
-        return SET
+        try:
+            await self._change(name.account, name.quota_type, one.action, one.limit, (*by, None))
+        except LimitNotFoundError:  # somebody else removed it meanwhile
+            return THERE
+        return SET if one.action is Action.SET else REMOVED
 
     async def _change(
         self,

@@ -154,18 +154,21 @@ class AsyncSelling(AsyncCalling):
         """Return the lines of an account's orders, in the order of their making."""
         return await in_thread(self._store.list_purchases, checked_account(account))
 
-    async def refund_purchase(self, order_id: str, *, actor: str | None = None) -> RefundedOrder:
+    async def refund_purchase(
+        self, order_id: str, *, actor: str | None = None, reason: str | None = None
+    ) -> RefundedOrder:
         """
         Void what is left of a paid order's grants; say how much had been used.
 
         What open holds have of them stays with the holds. Safe to call again: the answer is the
         same. It is recorded first: what the caller leaves undone, also where a quota is frozen,
-        the workers finish. The money is the caller's business. Raises ``PurchaseRefusedError`` for
+        the workers finish. ``actor`` and ``reason``, of whoever asked first, stay in the entries.
+        The money is the caller's business. Raises ``PurchaseRefusedError`` for
         an order that was never paid.
         """
         await self._transport.connect()
-        told = checked_text(actor, name="actor")
-        return await self._giving_back.give_back(checked_order_id(order_id), told)
+        by = checked_text(actor, name="actor"), checked_text(reason, name="reason")
+        return await self._giving_back.give_back(checked_order_id(order_id), *by)
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()

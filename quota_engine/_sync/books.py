@@ -32,13 +32,19 @@ from quota_engine.settings import Settings
 from quota_engine.spool import Spool
 from quota_engine.spooled import SpoolReplay
 from quota_engine.statements import Period, Statement, checked_period
+from quota_engine.viewing import check_seen, checked_viewer
 from quota_engine.waiting import in_place
 
 log = logging.getLogger("quota_engine.reminders")
 
 
 class Books(Calling):
-    """History, reports, drain, reconciliation and schedule."""
+    """
+    History, reports, drain, reconciliation and schedule.
+
+    ``viewer``: an account, on whose behalf is asked; one that is neither the viewer nor below it
+    raises ``NotSeenError``, whether it exists or not. None: an operator, who sees all.
+    """
 
     def __init__(self, transport: Transport, backing: Backing, settings: Settings) -> None:
         super().__init__(transport, backing, settings)
@@ -52,9 +58,11 @@ class Books(Calling):
         """Raise ``PoolEmptyError`` if nothing is left at a provider: see ``Pools.check``."""
         self.pools.check(provider, currency)
 
-    def history(self, account: str, quota_type: str) -> Sequence[HistoryEntry]:
+    def history(
+        self, account: str, quota_type: str, *, viewer: str | None = None
+    ) -> Sequence[HistoryEntry]:
         """Return a quota's entries, oldest first, pending ones included. Reads PostgreSQL."""
-        quota = self._quota(account, quota_type)
+        quota = self._quota(_seen(account, viewer), quota_type)
         self._transport.connect()
         return in_place(self._backing.history, quota)
 
@@ -70,6 +78,7 @@ class Books(Calling):
         status: str | None = None,
         operation_id: str | None = None,
         limit: int | None = None,
+        viewer: str | None = None,
     ) -> Sequence[RecordedCall]:
         """
         Return an account's usage records, oldest first, pending ones included.
@@ -81,7 +90,7 @@ class Books(Calling):
         """
         query = checked_usage_query(
             self._settings,
-            account,
+            _seen(account, viewer),
             quota_type,
             since=since,
             until=until,
@@ -100,6 +109,8 @@ class Books(Calling):
         quota_type: str,
         since: datetime | None = None,
         until: datetime | None = None,
+        *,
+        viewer: str | None = None,
     ) -> Statement:
         """
         Return what an account had of a quota type, what came and went, and what it has, in units.
@@ -112,14 +123,19 @@ class Books(Calling):
         Costs a look at every entry of the quota.
         """
         period = checked_period(since, until)
-        return self._stated(self._quota(account, quota_type), period)
+        return self._stated(self._quota(_seen(account, viewer), quota_type), period)
 
     def statements(
-        self, account: str, since: datetime | None = None, until: datetime | None = None
+        self,
+        account: str,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        *,
+        viewer: str | None = None,
     ) -> Sequence[Statement]:
         """Return a statement of each quota type that an account ever had: see ``statement``."""
         period = checked_period(since, until)
-        name = checked_account(account)
+        name = _seen(account, viewer)
         self._transport.connect()
         types = in_place(self._backing.statement_store.quota_types_of, name)
         return [self._stated(QuotaName(name, one), period) for one in types]
@@ -135,6 +151,7 @@ class Books(Calling):
         *,
         state: str | None = None,
         expiring_within: timedelta | None = None,
+        viewer: str | None = None,
     ) -> Sequence[ListedGrant]:
         """
         Return the grants of an account as they are now, in the order of their making.
@@ -145,7 +162,7 @@ class Books(Calling):
         of the shard where only its entries tell what became of a grant.
         """
         query = checked_grant_query(state, expiring_within)
-        name = checked_account(account)
+        name = _seen(account, viewer)
         self._transport.connect()
         if quota_type is not None:
             quotas = [self._quota(name, quota_type)]
@@ -247,3 +264,10 @@ class Books(Calling):
         """
         self._transport.connect()
         return in_place(self._backing.run_schedule, self._transport.now_ms())
+
+
+def _seen(account: str, viewer: str | None) -> str:
+    """Return an account's id; raise ``NotSeenError`` where the viewer does not see it."""
+    name = checked_account(account)
+    check_seen(name, checked_viewer(viewer))
+    return name

@@ -36,14 +36,16 @@ class GivingBack:
         self._store = store
         self._settings = settings
 
-    def give_back(self, order_id: str, actor: str | None) -> RefundedOrder:
+    def give_back(
+        self, order_id: str, actor: str | None = None, reason: str | None = None
+    ) -> RefundedOrder:
         """Void what is left of an order's grants; raise ``PurchaseRefusedError`` if never paid."""
-        order, whose = in_place(self._store.begin_refund, order_id, actor)
+        order, whose, why = in_place(self._store.begin_refund, order_id, actor, reason)
         lines = []
         for line in order.lines:
             if order.state == PAID:  # a grant that is still promised comes first
                 self.make(line)
-            lines.append(self._voided(line, whose))
+            lines.append(self._voided(line, whose, why))
         closed = in_place(self._store.close_order, order_id, state=REFUNDED)
         return RefundedOrder(
             order_id=order_id,
@@ -58,8 +60,9 @@ class GivingBack:
         with suppress(IdempotencyConflictError):
             self._transport.drive(flows.issued(issue))
 
-    def _voided(self, line: Purchase, actor: str | None) -> RefundedLine:
-        details = details_text({"reference": line.order_id, "actor": actor})
+    def _voided(self, line: Purchase, actor: str | None, reason: str | None) -> RefundedLine:
+        told = {"reference": line.order_id, "actor": actor, "reason": reason}
+        details = details_text(told)
         quota = issue_of(line).quota
         command = VoidGrant(quota=quota, grant_id=line.grant_id, details=details)
         voided = self._transport.drive(flows.voided(command))

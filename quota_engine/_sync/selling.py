@@ -153,18 +153,21 @@ class Selling(Calling):
         """Return the lines of an account's orders, in the order of their making."""
         return in_place(self._store.list_purchases, checked_account(account))
 
-    def refund_purchase(self, order_id: str, *, actor: str | None = None) -> RefundedOrder:
+    def refund_purchase(
+        self, order_id: str, *, actor: str | None = None, reason: str | None = None
+    ) -> RefundedOrder:
         """
         Void what is left of a paid order's grants; say how much had been used.
 
         What open holds have of them stays with the holds. Safe to call again: the answer is the
         same. It is recorded first: what the caller leaves undone, also where a quota is frozen,
-        the workers finish. The money is the caller's business. Raises ``PurchaseRefusedError`` for
+        the workers finish. ``actor`` and ``reason``, of whoever asked first, stay in the entries.
+        The money is the caller's business. Raises ``PurchaseRefusedError`` for
         an order that was never paid.
         """
         self._transport.connect()
-        told = checked_text(actor, name="actor")
-        return self._giving_back.give_back(checked_order_id(order_id), told)
+        by = checked_text(actor, name="actor"), checked_text(reason, name="reason")
+        return self._giving_back.give_back(checked_order_id(order_id), *by)
 
     def _now(self) -> datetime | None:
         now_ms = self._transport.now_ms()

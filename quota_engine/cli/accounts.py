@@ -26,10 +26,10 @@ from quota_engine.cli.policies import (
     policy,
     suspend,
 )
+from quota_engine.cli.report_rows import Viewer
 
 if TYPE_CHECKING:
     from quota_engine.cli.standing import Standing
-    from quota_engine.recorded import RecordedCall
 
 app = command_group(
     "See what an account has, each entry that made it so, and what its calls used; suspend it."
@@ -48,14 +48,6 @@ ENTRIES = (
     *("version", "occurred_at", "kind", "amount", "delta", "balance_after", "held_after"),
     *("shortfall", "operation_id", "note"),
 )
-
-CALLS = (
-    *("occurred_at", "quota_type", "provider", "model", "status", "quality", "input_tokens"),
-    *("output_tokens", "amount", "shortfall", "cost", "currency", "latency_ms", "operation_id"),
-    "note",
-)
-#: Counts that a row of a call shows.
-TOKENS = ("input_tokens", "output_tokens")
 STATEMENT = (
     *("quota_type", "opening", "granted", "refunded", "used", "expired", "voided"),
     *("transferred_in", "transferred_out", "closing", "closing_held", "closing_debt"),
@@ -114,6 +106,7 @@ def history(
     last: Annotated[
         int, typer.Option("--last", min=0, help="Only the newest entries; 0: all.")
     ] = 0,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -122,7 +115,7 @@ def history(
     Example: quota-engine accounts history user:42 text_token --last 20
     """
     with opened_engine() as engine:
-        entries = list(engine.history(account, quota_type))[-last:]
+        entries = list(engine.history(account, quota_type, viewer=viewer))[-last:]
     if as_json:
         print_json(entries)
         return
@@ -213,6 +206,7 @@ def usage(
         int, typer.Option(min=0, help="Only so many, the oldest; 0: all. Sums are of these.")
     ] = 0,
     only_sums: Annotated[bool, typer.Option("--sum", help="Only the sums by model.")] = False,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -220,7 +214,7 @@ def usage(
 
     Example: quota-engine accounts usage user:42 --since 2026-01-01T00:00Z --model gpt-4o
     """
-    from quota_engine.cli.usage_sums import sums_by_model
+    from quota_engine.cli.usage_sums import CALLS, call_row, sums_by_model
 
     with opened_engine() as engine:
         found = engine.usage(
@@ -232,6 +226,7 @@ def usage(
             model=model,
             status=status,
             limit=limit or None,
+            viewer=viewer,
         )
     sums = sums_by_model(found)
     if as_json:
@@ -239,7 +234,7 @@ def usage(
         print_json({"account": account, **records, "by_model": sums})
         return
     if found and not only_sums:
-        print_rows([_call_row(call) for call in found], CALLS, as_json=False)
+        print_rows([call_row(call) for call in found], CALLS, as_json=False)
         typer.echo("\nby model:")
     print_rows(sums, SUMS, as_json=False, empty=f"{account} has no usage records")
 
@@ -255,6 +250,7 @@ def statement(
     until: Annotated[
         str | None, typer.Option("--to", help="Instant, not included. Default: now.")
     ] = None,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -270,9 +266,9 @@ def statement(
     period = (parse_instant(since, name="--from"), parse_instant(until, name="--to"))
     with opened_engine() as engine:
         if quota_type is None:
-            found = list(engine.statements(account, *period))
+            found = list(engine.statements(account, *period, viewer=viewer))
         else:
-            found = [engine.statement(account, quota_type, *period)]
+            found = [engine.statement(account, quota_type, *period, viewer=viewer)]
     print_rows(found, STATEMENT, as_json=as_json, empty=f"{account} has nothing")
     if wrong := [one for one in found if one.difference]:
         for one in wrong:
@@ -352,25 +348,11 @@ for act in (suspend, close, activate, enforcement, pays_after, move, policy):
     app.command()(act)
 
 
-def _call_row(call: RecordedCall) -> dict[str, Any]:
-    is_told = call.usage is not None or call.corrects is not None
-    notes = [text for text in (call.unbilled, call.unpriced, call.error) if text]
-    notes += ["anomaly"] if call.anomaly else []
-    notes += ["late"] if call.late else []
-    notes += [f"corrects {call.corrects}"] if call.corrects else []
-    notes += ["pending"] if call.is_pending else []
-    return {
-        **{name: getattr(call, name, None) for name in CALLS},
-        **{name: call.counted(name) if is_told else None for name in TOKENS},
-        "note": ", ".join(notes),
-    }
-
-
 def _notes(entry: Any) -> list[str]:
     """Return what an entry's row says at its end, for a person."""
     notes = [
         f"{name} {entry.details[name]}"
-        for name in ("source", "actor", "reference")
+        for name in ("source", "actor", "reference", "reason")
         if name in entry.details
     ]
     notes += [str(entry.details["description"])] if "description" in entry.details else []

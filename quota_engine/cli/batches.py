@@ -58,7 +58,7 @@ def batch(
     Example: quota-engine grants batch may.csv --batch-id may-2026 --dry-run
     """
     table, id_ = read_table(file), batch_id or file.stem
-    with opened_engine() as engine, shown_count() as watch:
+    with opened_engine() as engine, shown_count(as_json=as_json) as watch:
         report = engine.batch_grants(table, id_, dry_run=dry_run, actor=actor, progress=watch)
     _tell(report, _written(report, file, result), as_json=as_json)
 
@@ -96,7 +96,7 @@ def import_opening(
         raise InvalidArgumentError(
             "--period-end must be an instant: a second run must say the same"
         )
-    with opened_engine() as engine, shown_count() as watch:
+    with opened_engine() as engine, shown_count(as_json=as_json) as watch:
         report, opening = engine.import_opening(
             *(table, id_, ends),
             overused=overused,
@@ -167,8 +167,11 @@ def _tell(
 
 
 @contextmanager
-def shown_count() -> Iterator[Callable[[int, int], None]]:
+def shown_count(*, as_json: bool = False) -> Iterator[Callable[[int, int], None]]:
     """Yield what shows how many are done: a bar on a terminal, else a line now and then."""
+    if as_json:  # a program reads along
+        yield lambda done, total: None
+        return
     if not sys.stderr.isatty():
         said_at = time.monotonic()
 

@@ -18,6 +18,7 @@ from quota_engine.cli.opening import (
     parse_span,
 )
 from quota_engine.cli.output import JsonFlag, print_facts, print_rows
+from quota_engine.cli.report_rows import Viewer
 
 app = command_group("Put quota in, take it back, and see what was put in.")
 
@@ -124,6 +125,7 @@ def list_(
     everything: Annotated[
         bool, typer.Option("--all", help="Also those that are exhausted, expired or voided.")
     ] = False,
+    viewer: Viewer = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
@@ -135,7 +137,9 @@ def list_(
 
     span = parse_span(expiring_within, name="--expiring-within")
     with opened_engine() as engine:
-        found = engine.grants(account, quota_type, state=state, expiring_within=span)
+        found = engine.grants(
+            account, quota_type, state=state, expiring_within=span, viewer=viewer
+        )
     is_all = everything or state is not None
     rows = [grant for grant in found if is_all or grant.state in USABLE or grant.reserved]
     print_rows(rows, COLUMNS, as_json=as_json, empty=f"{account} has no grants")

@@ -27,7 +27,10 @@ CHANGES = (
     *("changed_at", "action", "of", "per", "window", "time_zone", "amount", "raised_to"),
     *("raised_until", "operator", "reason", "version"),
 )
-LINES = ("line", "account", "quota_type", "of", "per", "window", "amount", "outcome", "reason")
+LINES = (
+    *("line", "account", "quota_type", "of", "per", "window", "action", "amount", "outcome"),
+    "reason",
+)
 
 Per = Annotated[
     str | None,
@@ -183,10 +186,11 @@ def import_(
     as_json: JsonFlag = False,
 ) -> None:
     """
-    Set the limits of a table, one a line. The same table again changes nothing.
+    Set or remove the limits of a table, one a line. The same table again changes nothing.
 
-    Columns: account, quota_type, amount; and may be per, of, window, time_zone. Nothing is changed
-    unless all lines can be meant.
+    Columns: account, quota_type, amount; and may be per, of, window, time_zone, action: set
+    (default), or remove, whose amount may be empty. Nothing is changed unless all lines can be
+    meant.
 
     Example: quota-engine limits import keys.csv --dry-run
     """

@@ -198,15 +198,16 @@ def refund(
     order_id: OrderId,
     *,
     actor: Annotated[str | None, typer.Option(help="Who does it; kept with the entry.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; kept with the entry.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """
     Void what is left of a paid order's grants, and say what had been used.
 
-    Example: quota-engine purchases refund order-7 --actor support:ann
+    Example: quota-engine purchases refund order-7 --actor support:ann --reason "never used"
     """
     with opened_engine() as engine:
-        refunded = engine.refund_purchase(order_id, actor=actor)
+        refunded = engine.refund_purchase(order_id, actor=actor, reason=reason)
     if as_json:
         print_json(refunded)
     else:

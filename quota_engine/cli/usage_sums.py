@@ -1,4 +1,4 @@
-"""Sums of usage records, by model and currency: currencies are never added together."""
+"""Usage records as rows, and their sums by model: currencies are never added together."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from typing import Any
 from quota_engine.prices.price import EXACT, plain
 from quota_engine.recorded import RecordedCall
 
+CALLS = (
+    *("occurred_at", "quota_type", "provider", "model", "status", "quality", "input_tokens"),
+    *("output_tokens", "amount", "shortfall", "cost", "currency", "latency_ms", "operation_id"),
+    "note",
+)
+#: Counts that a row of a call shows.
+TOKENS = ("input_tokens", "output_tokens")
 COUNTS = (
     *("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
     *("output_tokens", "reasoning_tokens", "images", "characters", "requests"),
@@ -63,3 +70,18 @@ def sums_by_model(calls: Iterable[RecordedCall]) -> list[UsageSum]:
             (part is None, part or "") for part in (one.provider, one.model, one.currency)
         ],
     )
+
+
+def call_row(call: RecordedCall) -> dict[str, Any]:
+    """Return the row of a call, with what is to be noted of it at its end."""
+    is_told = call.usage is not None or call.corrects is not None
+    notes = [text for text in (call.unbilled, call.unpriced, call.error) if text]
+    notes += ["anomaly"] if call.anomaly else []
+    notes += ["late"] if call.late else []
+    notes += [f"corrects {call.corrects}"] if call.corrects else []
+    notes += ["pending"] if call.is_pending else []
+    return {
+        **{name: getattr(call, name, None) for name in CALLS},
+        **{name: call.counted(name) if is_told else None for name in TOKENS},
+        "note": ", ".join(notes),
+    }

@@ -29,7 +29,7 @@ def finish_refunded_orders(
     while page := store.being_refunded(older_than, after, PAGE):
         for order_id in page:
             try:
-                done += not giving_back.give_back(order_id, None).replayed
+                done += not giving_back.give_back(order_id).replayed
             except EngineUnavailableError:
                 raise
             except QuotaError as error:

@@ -54,7 +54,7 @@ token_packages = Table(
 
 #: The lines of orders, each for one package as it was ordered. The lines of an order are in one
 #: state. ``expires_at``: of the grant that the payment made. ``refund_begun_at``: since when it is
-#: given back, on whose word.
+#: given back, on whose word, and why.
 purchases = Table(
     "purchases",
     metadata,
@@ -69,6 +69,7 @@ purchases = Table(
     Column("expires_at", _instant()),
     Column("refund_begun_at", _instant()),
     Column("refund_actor", Text),
+    Column("refund_reason", Text),
     Column("refunded_at", _instant()),
     ForeignKeyConstraint(
         ["package", "version"],

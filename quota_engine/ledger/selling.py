@@ -171,9 +171,11 @@ class SaleTables:
         with self._ledger.transaction() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def begin_refund(self, order_id: str, actor: str | None) -> tuple[Order, str | None]:
+    def begin_refund(
+        self, order_id: str, actor: str | None, reason: str | None
+    ) -> tuple[Order, str | None, str | None]:
         """
-        Record that a paid order is given back; return it, and on whose word that is.
+        Record that a paid order is given back; return it, on whose word that is, and why.
 
         Whoever asked first counts. One that was given back is replayed.
         """
@@ -188,10 +190,16 @@ class SaleTables:
             connection.execute(
                 update(table)
                 .where(table.c.order_id == order_id, table.c.refund_begun_at.is_(None))
-                .values(refund_begun_at=func.clock_timestamp(), refund_actor=actor)
+                .values(
+                    refund_begun_at=func.clock_timestamp(),
+                    refund_actor=actor,
+                    refund_reason=reason,
+                )
             )
-            of_order = select(table.c.refund_actor).where(table.c.order_id == order_id).limit(1)
-            return order, connection.execute(of_order).scalar_one()
+            by = select(table.c.refund_actor, table.c.refund_reason)
+            of_order = by.where(table.c.order_id == order_id).limit(1)
+            told = connection.execute(of_order).one()
+            return order, told.refund_actor, told.refund_reason
 
     def being_refunded(self, older_than: timedelta, after: str, limit: int) -> list[str]:
         """Return the next orders that are given back for so long, and not done."""

@@ -50,7 +50,7 @@ elif step == "before the end":
 if what == "purchase":
     engine.purchase("user:42", ["small", "large"], "order-1")
 else:
-    engine.refund_purchase("order-1")
+    engine.refund_purchase("order-1", actor="shop", reason="never used")
 die()
 """
 
@@ -101,12 +101,13 @@ def test_a_purchase_is_given_back_once_whoever_dies(
         is_done = step != "before"
         assert engine.find_order(ORDER).state == ("refunded" if is_done else "paid")
         assert engine.read_balance(ACCOUNT, TYPE).balance == (0 if is_done else 970)
-        refunded = engine.refund_purchase(ORDER, actor="ann")
+        refunded = engine.refund_purchase(ORDER, actor="ann", reason="asked later")
         assert refunded.replayed == is_done
         assert [(line.voided, line.used) for line in refunded.lines] == [(70, 30), (900, 0)]
         assert engine.read_balance(ACCOUNT, TYPE).balance == 0
         assert engine.find_order(ORDER).state == "refunded"
         engine.drain()
         voided = [one for one in engine.history(ACCOUNT, TYPE) if one.kind == "grant.voided"]
-        assert len(voided) == 2
+        by = ("shop", "never used") if is_done else ("ann", "asked later")
+        assert [(one.details["actor"], one.details["reason"]) for one in voided] == [by, by]
         assert list(verify(engine.deployment.ledger)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -202,3 +203,24 @@ def test_opening_balances_are_reported_with_sums(cli: Cli, tmp_path: Path) -> No
     assert "instant" in fails(
         cli, "grants", "import-opening", str(file), "--period-end", "+7d", code=2
     )
+
+
+@pytest.mark.parametrize("command", ["batch", "import-opening"])
+def test_a_bar_is_drawn_on_a_terminal_and_none_for_a_program(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    file = tmp_path / "may.csv"
+    file.write_text(MANY if command == "batch" else OPENING, encoding="utf-8")
+    more = () if command == "batch" else ("--period-end", ENDS.isoformat())
+    words = ("grants", command, str(file), *more)
+    assert cli.run(*words, "--dry-run").err == ""  # no terminal, and soon done
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    silent = cli.run(*words, "--json")
+    assert (silent.code, silent.err) == (0, "")
+    shown = cli.run(*words)
+    assert shown.code == 0
+    assert "grants" in shown.err
+    assert "100%" in shown.err
+    assert "100%" not in shown.out
+    assert "\x1b[" not in shown.out

@@ -167,13 +167,18 @@ async def test_a_refund_voids_what_is_left_and_says_what_was_used(call: Engines)
     await packages(call, "define", "starter", **STARTER)
     await call("purchase", ACCOUNT, "starter", "order-1")
     await call("debit", ACCOUNT, "text_token", 300_000)
-    refunded = await call("refund_purchase", "order-1", actor="support:ann")
+    by = {"actor": "support:ann", "reason": "never used"}
+    refunded = await call("refund_purchase", "order-1", **by)
     (line,) = refunded.lines
     assert (line.voided, line.used, refunded.replayed) == (800_000, 300_000, False)
     assert await balance(call) == 0
-    again = await call("refund_purchase", "order-1")
+    again = await call("refund_purchase", "order-1", actor="bob", reason="another")
     assert (again.replayed, again.lines) == (True, refunded.lines)
     await call("drain")
+    (voided,) = [
+        one for one in await call("history", ACCOUNT, "text_token") if one.kind == "grant.voided"
+    ]
+    assert voided.details == {"reference": "order-1", **by}
     client = call.engine.deployment.client
     for key in client.scan_iter("*:ops?:*"):
         client.delete(key)  # long after Redis has forgotten
@@ -236,6 +241,27 @@ def test_a_payment_not_granted_yet_is_given_back_whole(engine: QuotaEngine) -> N
     assert engine.read_balance(ACCOUNT, "text_token").balance == 0
 
 
+async def test_packages_are_listed_by_their_sort_order_then_name(call: Engines) -> None:
+    places = {"b": 2, "a": 2, "z": -1, "c": 10, "d": 0}
+    for name, place in places.items():
+        await packages(call, "define", name, **{**STARTER, "sort_order": place})
+    await packages(call, "define", "c", **{**STARTER, "sort_order": 1})  # the newest counts
+    await packages(call, "activate", "a", False)
+    listed = await packages(call, "list")
+    assert [(one.name, one.terms.sort_order) for one in listed] == [
+        *(("z", -1), ("d", 0), ("c", 1), ("a", 2), ("b", 2)),
+    ]
+    sold = await packages(call, "list", only_active=True)
+    assert [one.name for one in sold] == ["z", "d", "c", "b"]
+
+
+def test_a_catalog_is_shown_by_sort_order(cli: Cli) -> None:
+    terms = ("--type", "text_token", "--amount", "100", "--price", "9.90")
+    for name, place in (("second", "2"), ("third", "2"), ("first", "1")):
+        cli.done("packages", "define", name, *terms, "--sort-order", place)
+    assert [one["name"] for one in cli.json("packages", "list")] == ["first", "second", "third"]
+
+
 def test_packages_and_purchases_by_command(
     redis_url: str,
     database_url: str,
@@ -251,7 +277,15 @@ def test_packages_and_purchases_by_command(
     buy = ("--account", ACCOUNT, "--package", "starter")
     assert "paid" in cli.done("purchases", "pay", "order-1", *buy)
     assert cli.json("purchases", "list", ACCOUNT)[0]["units"] == 100
-    assert cli.json("purchases", "refund", "order-1")["lines"][0]["voided"] == 100
+    why = ("--actor", "support:ann", "--reason", "never used")
+    assert cli.json("purchases", "refund", "order-1", *why)["lines"][0]["voided"] == 100
+    voided = cli.json("accounts", "history", ACCOUNT, "text_token")[-1]
+    assert voided["details"] == {
+        "reference": "order-1",
+        "actor": "support:ann",
+        "reason": "never used",
+    }
+    assert "reason never used" in cli.done("accounts", "history", ACCOUNT, "text_token")
     assert cli.run("purchases", "pay", "order-1").code == 1
     assert cli.run("purchases", "pay", "order-9", "--account", "x").code == 2
     assert cli.run("purchases", "cancel", "order-9").code == 1
