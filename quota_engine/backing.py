@@ -272,6 +272,7 @@ class StatementStore(Protocol):
     def read_grants(self, quota: QuotaName) -> tuple[datetime, Sequence[ListedGrant]]:
         """Return PostgreSQL's now, and every grant of a quota with the state it has there."""
 
+    def last_entries(self, quota: QuotaName, count: int) -> Sequence[HistoryEntry]: ...
     def quota_types_of(self, account: str) -> Sequence[str]: ...
 
 

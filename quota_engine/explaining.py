@@ -13,6 +13,7 @@ from datetime import datetime
 from quota_engine.commands import (
     Balance,
     Flow,
+    Grant,
     LimitStanding,
     PlacedHold,
     PlaceHold,
@@ -33,6 +34,7 @@ from quota_engine.errors import (
     ScopeStanding,
 )
 from quota_engine.flows import settled
+from quota_engine.history import HistoryEntry
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.limits import HOLDS, UNITS
@@ -67,8 +69,10 @@ class ScopeExplained:
     overdraft_limit: int | None
     frozen: str
     grants: int
-    #: What comes back soonest.
+    #: What comes back soonest: open holds that end, grants that start.
     relief: tuple[Relief, ...]
+    #: Those that pay now, in burn-down order.
+    live_grants: tuple[Grant, ...] = ()
     #: How its limits stand.
     limits: tuple[LimitStanding, ...] = ()
     #: Whether it does not gate: only its limits are asked.
@@ -119,6 +123,8 @@ class Explanation:
     scopes: tuple[ScopeExplained, ...]
     limit: LimitTold | None = None
     statement: Statement | None = None
+    #: The last of the entries that made that balance, oldest first.
+    entries: tuple[HistoryEntry, ...] = ()
     #: Quotas in the shadow that would refuse, and let the call through.
     shadowed: tuple[Shadowed, ...] = ()
     #: The account that would pay in place of the own quota, which is short; None: none would.
@@ -191,6 +197,7 @@ def _scope(share: Share, balance: Balance, found: Snapshotted) -> ScopeExplained
         frozen=balance.frozen,
         grants=len(balance.grants),
         relief=tuple(sorted(_reliefs(balance, found), key=lambda relief: relief.at)),
+        live_grants=balance.grants,
     )
 
 

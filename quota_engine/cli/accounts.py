@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quota_engine.cli.explain import STATEMENT, explain
 from quota_engine.cli.lazy import command_group
 from quota_engine.cli.opening import (
     Account,
@@ -48,20 +49,10 @@ ENTRIES = (
     *("version", "occurred_at", "kind", "amount", "delta", "balance_after", "held_after"),
     *("shortfall", "operation_id", "note"),
 )
-STATEMENT = (
-    *("quota_type", "opening", "granted", "refunded", "used", "expired", "voided"),
-    *("transferred_in", "transferred_out", "closing", "closing_held", "closing_debt"),
-    *("shortfall", "pending"),
-)
-SCOPES = (
-    *("account", "required", "available", "balance", "held", "debt", "overdraft_limit"),
-    *("headroom", "grants", "frozen"),
-)
 GIVEN_BACK = (
     *("account", "refund_id", "amount", "forfeited", "regranted", "unreturned", "balance"),
     "replayed",
 )
-LIMITS = ("account", "of", "per", "window", "cap", "used", "headroom", "resets_at")
 SUMS = (
     *("provider", "model", "calls", "input_tokens", "cached_input_tokens", "output_tokens"),
     *("reasoning_tokens", "images", "audio_seconds", "video_seconds", "cost", "currency"),
@@ -281,48 +272,6 @@ def statement(
 
 
 @app.command()
-def explain(
-    account: Account,
-    quota_type: QuotaType,
-    amount: Annotated[int, typer.Argument(min=1, help="Units that a call would hold.")] = 1,
-    as_json: JsonFlag = False,
-) -> None:
-    """
-    Say why a call would be admitted or refused now, by which quota, and what would help.
-
-    A call on acme/team-7/user-42 is admitted by that account's quota and by those of acme/team-7
-    and acme, where they have one. Exits with 1 when the call would be refused.
-
-    Example: quota-engine accounts explain acme/team-7/user-42 text_token 3000
-    """
-    with opened_engine() as engine:
-        told = engine.explain(account, quota_type, amount)
-    if as_json:
-        print_json(told)
-    else:
-        verdict = "would be admitted" if told.admitted else f"would be refused: {told.reason}"
-        typer.echo(f"a call of {amount:,} {quota_type} on {account} {verdict}")
-        print_rows(told.scopes, SCOPES, as_json=False)
-        if limits := [limit for scope in told.scopes for limit in scope.limits]:
-            typer.echo("limits:")
-            print_rows(limits, LIMITS, as_json=False)
-        for one in told.shadowed:
-            name = f"{one.account} {one.quota_type}"
-            typer.echo(f"in the shadow: {name} would refuse it: {one.reason}")
-        if told.paid_by is not None:
-            typer.echo(f"its own quota is short: {told.paid_by} would pay")
-        for payer in told.cannot_pay:
-            typer.echo(f"cannot pay in its place: {payer.account} could pay {payer.available:,}")
-        if told.fix:
-            typer.echo(f"to do: {told.fix}")
-        if told.statement is not None:
-            typer.echo(f"what made the balance of {account}:")
-            print_rows([told.statement], STATEMENT, as_json=False)
-    if not told.admitted:
-        raise typer.Exit(1)
-
-
-@app.command()
 def cancel(
     account: Account,
     quota_type: QuotaType,
@@ -344,7 +293,7 @@ def cancel(
         typer.echo("it has happened, and stays" if told.was_applied else "it will never happen")
 
 
-for act in (suspend, close, activate, enforcement, pays_after, move, policy):
+for act in (explain, suspend, close, activate, enforcement, pays_after, move, policy):
     app.command()(act)
 
 

@@ -100,6 +100,18 @@ def recorded_entry(row: Row[tuple[object, ...]]) -> RecordedEntry:
     )
 
 
+def read_last(connection: Connection, quota: QuotaName, count: int) -> list[RecordedEntry]:
+    """Return a quota's last entries, oldest first."""
+    table = tables.ledger_entries
+    rows = connection.execute(
+        select(table)
+        .where(table.c.account == quota.account, table.c.quota_type == quota.quota_type)
+        .order_by(table.c.version.desc())
+        .limit(count)
+    )
+    return [recorded_entry(row) for row in reversed(rows.all())]
+
+
 def read_history(
     connection: Connection, quota: QuotaName, after_version: int, limit: int | None
 ) -> list[RecordedEntry]:

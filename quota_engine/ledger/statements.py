@@ -13,10 +13,12 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from quota_engine.history import HistoryEntry, history_entry
 from quota_engine.instants import from_ms
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import listing
 from quota_engine.ledger.alerting import AlertTables
+from quota_engine.ledger.history import read_last
 from quota_engine.ledger.ledger import Ledger
 from quota_engine.ledger.limiting import LimitTables
 from quota_engine.ledger.pooling import PoolTables
@@ -83,6 +85,20 @@ class StatementTables:
         with self._ledger.transaction() as connection:
             now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
             return now, listing.grants_of(connection, quota.account, quota.quota_type)
+
+    def last_entries(self, quota: QuotaName, count: int) -> list[HistoryEntry]:
+        """Return a quota's last entries, oldest first."""
+        with self._ledger.transaction() as connection:
+            found = read_last(connection, quota, count)
+        return [
+            history_entry(
+                one.entry,
+                one.chain,
+                recorded_at=one.recorded_at,
+                duplicate_of=one.duplicate_of,
+            )
+            for one in found
+        ]
 
     def quota_types_of(self, account: str) -> list[str]:
         """Return the quota types that the ledger knows of an account."""

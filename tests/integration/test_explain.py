@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from quota_engine import QuotaInsufficientError
+from quota_engine import LimitExceededError, QuotaInsufficientError
 from tests.commands import Cli
 from tests.engines import Engines, TestClock
 
@@ -91,3 +91,51 @@ def test_the_command_says_it_in_words_and_by_its_exit_code(
     assert f"grants issue {TEAM} {TOKENS} 1" in ended.out
     told = cli.json("accounts", "explain", USER, TOKENS, "10")
     assert told["admitted"] is True
+
+
+def test_the_command_shows_all_that_made_it_so(
+    cli: Cli, redis_url: str, database_url: str
+) -> None:
+    cli.aim(redis_url, database_url)
+    with cli.engine() as engine:
+        engine.issue_grant(USER, TOKENS, 50, grant_id="mine")
+        engine.issue_grant(USER, "image", 3)
+        engine.issue_grant(TEAM, TOKENS, 500, grant_id="ours")
+        engine.limits.set(TEAM, TOKENS, 400, per="day")
+        engine.place_hold(USER, TOKENS, 30, operation_id="open")
+        for number in range(12):
+            engine.debit(USER, TOKENS, 1, operation_id=f"d{number}")
+    asked = ("accounts", "explain", USER, TOKENS, "9", "--also", "image=4")
+    ended = cli.run(*asked)
+    assert ended.code == 1
+    assert f"a call of 9 {TOKENS} and 4 image on {USER} would be refused" in ended.out
+    for said in ("mine", "ours", "hold.expired", "open", "d11", "the last 10 of its 14 entries"):
+        assert said in ended.out, said
+    assert f"{USER} image" in ended.out
+    told = cli.json(*asked[:5], "--scopes", "none")
+    assert [scope["account"] for scope in told["scopes"]] == [USER]
+    assert [entry["operation_id"] for entry in told["entries"]][-2:] == ["d10", "d11"]
+    assert told["statement"]["closing"] == told["entries"][-1]["balance_after"] == 38
+    assert [scope["account"] for scope in cli.json(*asked[:5])["scopes"]] == [USER, TEAM]
+    wrong = cli.run(*asked[:5], "--also", "image")
+    assert (wrong.code, "TYPE=UNITS" in wrong.err) == (2, True)
+
+
+async def test_when_a_sliding_window_lets_through_is_told(
+    timed: Engines, clock: TestClock
+) -> None:
+    """As the refusal itself tells it, also when something else is in the way."""
+    await timed("issue_grant", USER, TOKENS, 100)
+    for account, amount, per in ((USER, 10, "minute"), (TEAM, 10, "hour")):
+        made = timed.engine.limits.set(account, TOKENS, amount, per=per)
+        if inspect.isawaitable(made):
+            await made
+    await timed("debit", USER, TOKENS, 8)
+    clock.forward(seconds=10)
+    with pytest.raises(LimitExceededError) as refused:
+        await timed("place_hold", USER, TOKENS, 5)
+    told = await timed("explain", USER, TOKENS, 5)
+    assert refused.value.account == TEAM
+    assert 3_500 < refused.value.retry_after == told.retry_after <= 3_700
+    clock.forward(seconds=told.retry_after)
+    assert (await timed("explain", USER, TOKENS, 5)).admitted
