@@ -292,9 +292,10 @@ def _of_units(
         reason, waits = "insufficient", [_retry_after(short, now)]
         fixes = [_fix(scope) for scope in short or [refusing]]
     fixes += map(_fix_of_limit, limits)
-    waits += (limit.retry_after for limit in limits)
+    # nobody knows when an open hold closes: as the script, wait for what is known to pass
+    waits += (limit.retry_after for limit in limits if limit.limit.of != HOLDS)
     known = [wait for wait in waits if wait is not None]
-    wait = max(known) if len(known) == len(waits) else None
+    wait = max(known, default=None) if len(known) == len(waits) else None
     return _Verdict(reason, refusing, "; and ".join(fixes), wait)
 
 

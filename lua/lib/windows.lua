@@ -237,7 +237,7 @@ end
 -- The instant at which a limit would let so many through if nothing else happened; nil: never.
 local function relief_of(state, limit, required)
   if not limit.step then
-    return required <= cap_at(limit, limit.next) and limit.next or nil
+    return limit.next and required <= cap_at(limit, limit.next) and limit.next or nil
   end
   read_steps(state, limit, limit.first, limit.place - limit.step)
   local used = limit.sum

@@ -12,6 +12,10 @@ from quota_engine.commands import PlaceHold
 from quota_engine.errors import EngineUnavailableError
 from quota_engine.explaining import Explanation, explained
 from quota_engine.scopes import TypeArgument, asked_of
+from quota_engine.waiting import in_place
+
+#: So many entries are told of what made a balance.
+ENTRIES_TOLD = 10
 
 
 class Explaining(Books):
@@ -28,10 +32,11 @@ class Explaining(Books):
         """
         Return why a hold of ``amount`` would be admitted or refused now, and what would help.
 
-        By which quota (of the account, or of one above it), what each could admit, what comes back
-        by itself and when, and what made the account's balance (``.statement``; None while
-        PostgreSQL is away). Changes nothing; arguments as of ``place_hold``. Costs a few round
-        trips per quota, and a look at the entries of the account's own.
+        By which quota (of the account, or of one above it), what each could admit, which grants
+        would pay, what comes back by itself and when, and what made the account's balance: sums
+        (``.statement``) and its last entries (``.entries``), neither while PostgreSQL is away.
+        Changes nothing; arguments as of ``place_hold``. Costs a few round trips per quota, and a
+        look at the entries of the account's own.
         """
         asked = asked_of(account, quota_type, amount, scopes, self._settings)
         command = PlaceHold(
@@ -45,5 +50,7 @@ class Explaining(Books):
         found = self._transport.drive(explained(command), "explain")
         with suppress(EngineUnavailableError):
             made_of = self.statement(asked.quota.account, asked.quota.quota_type)
-            return replace(found, statement=made_of)
+            store = self._backing.statement_store
+            entries = in_place(store.last_entries, asked.quota, ENTRIES_TOLD)
+            return replace(found, statement=made_of, entries=tuple(entries))
         return found

@@ -105,10 +105,10 @@ def test_the_command_shows_all_that_made_it_so(
         engine.place_hold(USER, TOKENS, 30, operation_id="open")
         for number in range(12):
             engine.debit(USER, TOKENS, 1, operation_id=f"d{number}")
-    asked = ("accounts", "explain", USER, TOKENS, "9", "--also", "image=4")
+    asked = ("accounts", "explain", USER, TOKENS, "5", "--also", "image=4")
     ended = cli.run(*asked)
     assert ended.code == 1
-    assert f"a call of 9 {TOKENS} and 4 image on {USER} would be refused" in ended.out
+    assert f"a call of 5 {TOKENS} and 4 image on {USER} would be refused" in ended.out
     for said in ("mine", "ours", "hold.expired", "open", "d11", "the last 10 of its 14 entries"):
         assert said in ended.out, said
     assert f"{USER} image" in ended.out
@@ -139,3 +139,27 @@ async def test_when_a_sliding_window_lets_through_is_told(
     assert 3_500 < refused.value.retry_after == told.retry_after <= 3_700
     clock.forward(seconds=told.retry_after)
     assert (await timed("explain", USER, TOKENS, 5)).admitted
+
+
+async def test_periods_that_are_over_and_open_holds_tell_no_instant(
+    timed: Engines, clock: TestClock
+) -> None:
+    await timed("issue_grant", USER, TOKENS, 5)
+    for amount, of, per in ((3, "units", "day"), (1, "holds", None)):
+        made = timed.engine.limits.set(USER, TOKENS, amount, of=of, per=per)
+        if inspect.isawaitable(made):
+            await made
+    clock.forward(days=20)
+    told = await timed("explain", USER, TOKENS, 10)
+    assert (told.reason, told.retry_after) == ("insufficient", None)
+    await timed("issue_grant", USER, TOKENS, 100)
+    await timed("place_hold", USER, TOKENS, 2, ttl=7_200)
+    with pytest.raises(LimitExceededError) as refused:
+        await timed("place_hold", USER, TOKENS, 2)
+    told = await timed("explain", USER, TOKENS, 2)
+    assert refused.value.retry_after == told.retry_after
+    assert told.retry_after
+    clock.forward(days=1)
+    await timed("place_hold", USER, TOKENS, 1)
+    told = await timed("explain", USER, TOKENS, 1)
+    assert (told.limit.of, told.retry_after) == ("holds", None)
