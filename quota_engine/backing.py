@@ -173,7 +173,7 @@ class ReportStore(Protocol):
     def rebuild_day(self, day: date) -> int: ...
     def wrong_on(self, day: date) -> Sequence[str]: ...
     def charged(self, quota: QuotaName, since: date) -> tuple[int, date | None]:
-        """Return what a quota was charged from a day on, and the first day that it ever was."""
+        """Return what a quota was to pay from a day on, and the first day that it was charged."""
 
 
 class PoolStore(Protocol):

@@ -16,9 +16,12 @@ depends_on = None
 _SUMS = """
 SELECT account, quota_type, DATE '1970-01-01' + (at_ms / 86400000)::integer AS day,
     sum(units) AS charged,
-    coalesce(
-        sum(units) FILTER (WHERE operation_id !~ '@[0-9a-f]{{16}}(\\:capture|\\:release)?$'), 0
-    ) AS called
+    coalesce(sum(units) FILTER (WHERE NOT (
+        operation_id ~ '@[0-9a-f]{{16}}(\\:capture|\\:release)?$' AND details LIKE '%"account"%'
+    )), 0) AS called,
+    coalesce(sum(
+        units + coalesce(substring(flags FROM 'unreturned ([0-9]+)')::numeric, 0)
+    ) FILTER (WHERE flags NOT LIKE '%counted%'), 0) AS paid
 FROM (
     SELECT *, CASE WHEN kind = 'quota.refunded' THEN -amount ELSE amount END AS units FROM {rows}
 ) AS entries
@@ -34,18 +37,20 @@ CREATE TABLE daily_charges (
     account TEXT COLLATE "C" NOT NULL,
     quota_type TEXT COLLATE "C" NOT NULL,
     day DATE NOT NULL,
-    charged BIGINT NOT NULL,
-    called BIGINT NOT NULL,
+    charged NUMERIC NOT NULL,
+    called NUMERIC NOT NULL,
+    paid NUMERIC NOT NULL,
     PRIMARY KEY (account, quota_type, day)
 );
 CREATE INDEX daily_charges_of_day ON daily_charges (day);
 CREATE FUNCTION add_daily_charges() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO daily_charges AS d (account, quota_type, day, charged, called)
+    INSERT INTO daily_charges AS d (account, quota_type, day, charged, called, paid)
     {_SUMS.format(rows="added")}
     ORDER BY 1, 2, 3
     ON CONFLICT (account, quota_type, day) DO UPDATE SET
-        charged = d.charged + excluded.charged, called = d.called + excluded.called;
+        charged = d.charged + excluded.charged, called = d.called + excluded.called,
+        paid = d.paid + excluded.paid;
     RETURN NULL;
 END
 $$;
@@ -56,7 +61,7 @@ CREATE TRIGGER ledger_entries_charges AFTER INSERT ON ledger_entries
 
 # The trigger's making has locked the table: entries of transactions under way come after it.
 _FILL = f"""
-INSERT INTO daily_charges (account, quota_type, day, charged, called)
+INSERT INTO daily_charges (account, quota_type, day, charged, called, paid)
 {_SUMS.format(rows="ledger_entries")}
 """
 

@@ -132,7 +132,7 @@ class AsyncReports:
         """
         Return when a quota runs dry, at the pace of the last ``days`` whole days and of today.
 
-        The pace is of all that the quota was charged, also by calls of accounts below it. A
+        The pace is of all that the quota was to pay, also for calls of accounts below it. A
         younger use is measured from its first day on. Reads Redis for the balance.
         """
         quota = self._seen(account, quota_type, viewer)

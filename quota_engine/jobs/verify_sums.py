@@ -30,8 +30,8 @@ class LedgerSums:
         self._moved: Counter[str] = Counter()
         self._remaining = 0
         self._held = 0
-        # by days since 1970: units charged, and those of the account's own calls
-        self._charged: dict[int, tuple[int, int]] = {}
+        # by days since 1970: what the quota's daily charges should be
+        self._charged: dict[int, tuple[int, ...]] = {}
 
     def entries(self, rows: Rows) -> Rows:
         """Yield the rows of entries, each added to its column."""
@@ -39,11 +39,11 @@ class LedgerSums:
             belongs = COLUMNS.get(row.kind)
             if belongs is not None and belongs.column is not None:
                 self._moved[belongs.column] += _units(belongs.units, row)
-            units = charged_by(row) if row.duplicate_of is None else (0, 0)
-            if units[0]:
+            added = charged_by(row) if row.duplicate_of is None else (0, 0, 0)
+            if added[0]:
                 day = row.at_ms // DAY_MS
-                charged, called = self._charged.get(day, (0, 0))
-                self._charged[day] = (charged + units[0], called + units[1])
+                sums = self._charged.get(day, (0, 0, 0))
+                self._charged[day] = tuple(map(sum, zip(sums, added, strict=True)))
             yield row
 
     def grants(self, rows: Rows) -> Rows:

@@ -98,13 +98,13 @@ WHERE q.state = 'live' AND q.remaining > 0
 """
 
 _USED = """
-SELECT u.account, u.quota_type, u.charged, q.balance, q.held, q.debt, q.overdraft_limit,
+SELECT u.account, u.quota_type, u.paid, q.balance, q.held, q.debt, q.overdraft_limit,
     (SELECT min(d.day) FROM daily_charges d
         WHERE d.account = u.account AND d.quota_type = u.quota_type) AS first_day
 FROM (
-    SELECT account, quota_type, sum(charged) AS charged FROM daily_charges q
+    SELECT account, quota_type, sum(paid) AS paid FROM daily_charges q
     WHERE day >= :begin {scope}
-    GROUP BY 1, 2 HAVING sum(charged) > 0
+    GROUP BY 1, 2 HAVING sum(paid) > 0
 ) AS u
 JOIN quotas q ON q.account = u.account AND q.quota_type = u.quota_type
 WHERE q.overdraft_limit IS NOT NULL AND q.frozen = ''
@@ -173,7 +173,7 @@ def running_dry(connection: Connection, rule: AlertRule, now: datetime) -> Found
     for row in rows:
         balance = _balance(row, grants.get((row.account, row.quota_type), []))
         since = _midnight(max(begin, row.first_day))
-        left = forecast(balance, now, int(row.charged), since).days_left
+        left = forecast(balance, now, int(row.paid), since).days_left
         crossing = None if left is None else limits.crossed(left)
         if crossing is not None:
             found.append((_quota(row), _rounded(crossing)))

@@ -76,7 +76,7 @@ class ReportTables:
         return self.rollups.days(since, until)
 
     def charged(self, quota: QuotaName, since: date) -> tuple[int, date | None]:
-        """Return what a quota was charged from a day on, and the first day that it ever was."""
+        """Return what a quota was to pay from a day on, and the first day that it was charged."""
         with self._ledger.transaction() as connection:
             return read_charges(connection, quota, since)
 

@@ -120,6 +120,30 @@ def test_a_quota_is_used_by_calls_of_accounts_below_and_of_several_types(
     assert (forecast.pace, forecast.spendable) == (100, 950)
 
 
+def test_who_is_paid_for_does_not_run_dry_and_no_sum_stops_the_persister(
+    engine: QuotaEngine,
+) -> None:
+    engine.issue_grant("acme/ann", TYPE, 500)
+    engine.issue_grant("acme/wallet", TYPE, 3_000)
+    engine.accounts.set_pays_after("acme/ann", ["acme/wallet"])
+    engine.alerts.define("dry", "run_dry", warning=10)
+    team = {"account": "acme", "subtree": True, "quota_type": TYPE}
+    engine.alerts.define("team", "usage", warning=1_000, **team)
+    engine.debit("acme/ann", TYPE, 1_000, operation_id="trace@0123456789abcdef")
+    assert look(engine) == {
+        "dry: acme/wallet|text_token runs dry in 1 days, at or below 10",
+        "team: acme|text_token used 1000 this day, at or above 1000",
+    }
+    assert engine.reports.forecast("acme/ann", TYPE).pace == 0
+    most = 2**53 - 1
+    for _ in range(1_030):
+        engine.debit("much", TYPE, most, already_used=True)
+    engine.drain()
+    with engine.deployment.ledger.transaction() as sql:
+        asked = text("SELECT charged FROM daily_charges WHERE account = 'much'")
+        assert sql.execute(asked).scalar_one() == 1_030 * most
+
+
 def test_a_model_without_a_price_is_told(engine: QuotaEngine, clock: TestClock) -> None:
     engine.alerts.define("prices", "unpriced", critical=3)
     call(engine, "acme", 1, "1")

@@ -164,6 +164,7 @@ def test_the_equation_misses_a_unit_in_each_of_its_terms(
     [
         "UPDATE daily_charges SET charged = charged + 1 WHERE account = 'user:42'",
         "UPDATE daily_charges SET called = called - 1 WHERE account = 'user:42'",
+        "UPDATE daily_charges SET paid = paid + 1 WHERE account = 'user:42'",
         "DELETE FROM daily_charges WHERE account = 'user:42'",
     ],
 )
