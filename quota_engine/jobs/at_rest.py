@@ -17,7 +17,7 @@ import redis
 from sqlalchemy import Connection
 
 from quota_engine.events import EventId
-from quota_engine.jobs import persist
+from quota_engine.jobs import crash_points, persist
 from quota_engine.jobs.persist import OnFreeze, PersistOutcome
 from quota_engine.keys import QuotaName
 from quota_engine.ledger import Ledger
@@ -56,6 +56,7 @@ def look_at_rest(
         rules = ledger.known_rules.book(connection, state.rules_revision)
         while state.cursor < last_id and len(done) < BATCHES_MAX:
             page = Outbox(client, shard).read_calls(state.cursor, persist.BATCH_MAX)
+            crash_points.reach("after_read")
             until = tuple(event for event in page.events if event.event_id <= last_id)
             outcome = persist.persist_page(
                 *(connection, ledger.shard_count, state, replace(page, events=until), frozen),
@@ -67,7 +68,10 @@ def look_at_rest(
             state = replace(state, cursor=outcome.cursor)
         if state.cursor == last_id:
             told = tell(connection, seen)
+        if done:
+            crash_points.reach("before_commit")
     if done:
+        crash_points.reach("after_commit")
         persist.note_persisted(client, *done[-1])
     if on_freeze is not None:
         for name, reason in frozen.items():
